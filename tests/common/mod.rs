@@ -1,0 +1,61 @@
+//! What several test programs share.
+
+use ellesmere::{Device, DeviceOptions, Tensor};
+
+/// Every device that kernels are tested on, with blocks that start as NaNs.
+pub fn devices() -> Vec<Device> {
+    let options = DeviceOptions { poison: true, ..DeviceOptions::default() };
+    vec![Device::cpu_with(&options)]
+}
+
+/// The device on which every kernel is its definition, choosing as `device` does.
+pub fn oracle(device: &Device) -> Device {
+    Device::definitions(Some(device.info().clone()))
+}
+
+/// Values in -1..1 that depend on `seed` alone.
+pub fn values(seed: u64, count: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(1);
+    let mut next = || {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+/// Asserts that every element of `actual` is within `tolerance` of the definition's, and that
+/// there are as many.
+#[track_caller]
+pub fn assert_close(
+    device: &Device,
+    why: &str,
+    actual: &Tensor,
+    expected: &Tensor,
+    tolerance: f32,
+) {
+    let name = &device.info().name;
+    assert_eq!(actual.shape(), expected.shape(), "{why} on {name}");
+    let (actual, expected) = (actual.to_vec().unwrap(), expected.to_vec().unwrap());
+    let worst = actual
+        .iter()
+        .zip(&expected)
+        .enumerate()
+        .map(|(index, (a, e))| (index, (a - e).abs()))
+        // A NaN is worse than any difference.
+        .max_by(|(_, a), (_, b)| a.is_nan().cmp(&b.is_nan()).then(a.total_cmp(b)));
+    if let Some((index, difference)) = worst {
+        assert!(
+            difference <= tolerance,
+            "{why} on {name}: element {index} is {}, the definition says {}: off by {difference}, \
+             tolerance {tolerance}",
+            actual[index],
+            expected[index],
+        );
+    }
+}
+
+/// The largest magnitude among the elements of a tensor.
+pub fn largest(tensor: &Tensor) -> f32 {
+    tensor.to_vec().unwrap().into_iter().fold(0.0, |largest, value| largest.max(value.abs()))
+}
