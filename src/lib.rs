@@ -11,7 +11,7 @@ pub mod ops;
 pub mod profile;
 pub mod tensor;
 
-pub use device::{Device, DeviceOptions};
+pub use device::{Device, DeviceOptions, Stage};
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use tensor::Tensor;

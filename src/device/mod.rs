@@ -1,6 +1,7 @@
 //! A device: a backend with its memory, programs and profile.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::backend::cpu::Cpu;
 use crate::backend::record::{Record, Recorded};
@@ -8,7 +9,7 @@ use crate::backend::{Argument, Backend, Launch, ProgramSource};
 use crate::info::DeviceInfo;
 use crate::kernel::{Kernel, ProgramCache};
 use crate::memory::{Block, Lifetime, Limits, MemoryManager, MemoryStats};
-use crate::profile::Profile;
+use crate::profile::{Profile, Work};
 use crate::{DType, Result};
 
 /// An opened device. Cloning gives another handle to the same one; the last handle closes it.
@@ -154,6 +155,13 @@ impl Device {
         self.inner.backend.finish()
     }
 
+    /// Opens a stage: until the guard is dropped, memory is counted under `name` and launches are
+    /// noted inside it.
+    pub fn stage(&self, name: &'static str) -> Stage {
+        self.inner.memory.push_label(name);
+        Stage { device: self.clone(), record: self.inner.profile.open(name) }
+    }
+
     pub(crate) fn backend(&self) -> &dyn Backend {
         self.inner.backend.as_ref()
     }
@@ -189,9 +197,30 @@ impl Device {
         };
         let program = self.inner.programs.get(self.backend(), source)?;
         let launch = Launch { arguments: call.arguments, groups: call.groups, local: call.local };
+        let work = Work { flop: call.flop, bytes: call.bytes };
+        let start = Instant::now();
         let timer = self.backend().launch(&program, &launch)?;
-        drop(timer);
+        self.inner.profile.launched(kernel.name, start, work, timer);
         Ok(())
+    }
+}
+
+/// A part of a run, from [`Device::stage`] until it is dropped. Stages nest.
+#[derive(Debug)]
+#[must_use = "a stage ends when its guard is dropped"]
+pub struct Stage {
+    device: Device,
+    record: Option<usize>,
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.device.inner.memory.pop_label();
+        if let Some(record) = self.record {
+            // A driver that fails here fails again at the next call, which can return the error.
+            let _ = self.device.finish();
+            self.device.inner.profile.close(record);
+        }
     }
 }
 
