@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import golden_models
+import golden_schedulers
 import numpy as np
 import sd_configs
 import torch
@@ -48,6 +49,9 @@ def modules() -> Iterator[Golden]:
 PARTS: dict[str, Callable[[], Iterator[Golden]]] = {
     "models": models,
     "modules": modules,
+    "tokenizer": golden_schedulers.tokenizer,
+    "noise": golden_schedulers.noise,
+    "schedulers": golden_schedulers.schedulers,
 }
 
 
