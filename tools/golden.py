@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import golden_models
+import golden_pipelines
 import golden_schedulers
 import numpy as np
 import sd_configs
@@ -52,6 +53,7 @@ PARTS: dict[str, Callable[[], Iterator[Golden]]] = {
     "tokenizer": golden_schedulers.tokenizer,
     "noise": golden_schedulers.noise,
     "schedulers": golden_schedulers.schedulers,
+    "pipelines": golden_pipelines.pipelines,
 }
 
 
