@@ -39,12 +39,14 @@ RELATIVE_TOLERANCE = 1e-3
 def models() -> Iterator[Golden]:
     for kind in sd_configs.KINDS:
         yield from golden_models.layout(kind)
+    yield from golden_models.single_file()
 
 
 def modules() -> Iterator[Golden]:
     yield from golden_models.cases()
     for kind in sd_configs.KINDS:
         yield from golden_models.modules(kind)
+    yield from golden_models.tiling()
 
 
 PARTS: dict[str, Callable[[], Iterator[Golden]]] = {

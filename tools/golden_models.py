@@ -9,11 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import clip_vocab
+import ldm_names
 import numpy as np
 import sd_configs
 import sd_shapes
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.loaders.single_file_utils import (
+    convert_ldm_clip_checkpoint,
+    convert_ldm_unet_checkpoint,
+    convert_ldm_vae_checkpoint,
+)
 from diffusers.models.attention_processor import AttnProcessor
 from golden_formula import image, normal_like, weight
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -42,10 +48,9 @@ DECODE_CASES = (
     {"name": "wide", "latent": [1, 4, 5, 8]},
 )
 
-
-def has_old_attention_names(kind: str) -> bool:
-    """SD1.5 and its children were published before the VAE's projections were renamed."""
-    return kind == "sd15"
+# Not multiples of the tiles' step of 6 latents, so that the last tiles are short.
+TILED_LATENT = (1, 4, 13, 10)
+TILED_IMAGE = (1, 3, 104, 80)
 
 
 def vocab_size() -> int:
@@ -77,7 +82,7 @@ def load_tokenizer(kind: str) -> CLIPTokenizer:
 def load(kind: str) -> dict[str, torch.nn.Module]:
     """The small model with formula weights and plain attention, by component."""
     configs = configs_of(kind)
-    shapes = sd_shapes.components(configs, has_old_attention_names(kind))
+    shapes = sd_shapes.components(configs, sd_configs.has_old_attention_names(kind))
     clip = CLIPTextConfig(**configs["text_encoder"], attn_implementation="eager")
     unet = UNet2DConditionModel.from_config(configs["unet"])
     vae = AutoencoderKL.from_config(configs["vae"])
@@ -102,7 +107,8 @@ def layout(kind: str) -> Iterator[Golden]:
     configs = configs_of(kind)
     yield f"{folder}/model_index.json", sd_configs.model_index(configs)
     yield f"{folder}/scheduler/scheduler_config.json", configs["scheduler"]
-    for component, shapes in sd_shapes.components(configs, has_old_attention_names(kind)).items():
+    old_attention = sd_configs.has_old_attention_names(kind)
+    for component, shapes in sd_shapes.components(configs, old_attention).items():
         yield f"{folder}/{component}/config.json", configs[component]
         manifest = {name: list(shape) for name, shape in shapes.items()}
         yield f"{folder}/{component}/manifest.json", manifest
@@ -140,7 +146,7 @@ def _trace(model: torch.nn.Module, names: list[str], into: dict[str, Any]) -> li
 
 
 def _stages(model: torch.nn.Module) -> list[str]:
-    """Modules worth a line in a trace: resnets, attentions, samplers, embeddings, first and last."""
+    """Modules worth a line in a trace: resnets, attentions, samplers, embeddings, the ends."""
     wanted = ("resnets", "attentions", "downsamplers", "upsamplers", "layers")
     lone = ("embeddings", "time_embedding", "conv_in", "conv_norm_out", "quant_conv")
     lone = (*lone, "post_quant_conv", "final_layer_norm")
@@ -232,6 +238,46 @@ def modules(kind: str) -> Iterator[Golden]:
     yield f"modules/{kind}.safetensors", arrays
     yield f"modules/{kind}.trace.json", traces
     yield f"modules/{kind}.errors.json", errors
+
+
+def single_file() -> Iterator[Golden]:
+    """The names and shapes of sd15 in one file of the original layout, and whose tensors they are.
+
+    diffusers' own conversion has to find its names in them again.
+    """
+    configs = configs_of("sd15")
+    shapes = sd_shapes.components(configs, old_attention=True)
+    entries = {}
+    for component, named in shapes.items():
+        for name, shape in named.items():
+            entries[ldm_names.ldm_name(component, name, configs)] = {
+                "component": component,
+                "name": name,
+                "shape": ldm_names.ldm_shape(component, name, shape),
+            }
+    tensors = {name: torch.zeros(entry["shape"]) for name, entry in entries.items()}
+    converted = {
+        "text_encoder": convert_ldm_clip_checkpoint(dict(tensors)),
+        "unet": convert_ldm_unet_checkpoint(dict(tensors), configs["unet"]),
+        "vae": convert_ldm_vae_checkpoint(dict(tensors), configs["vae"]),
+    }
+    for component, found in sd_shapes.components(configs, old_attention=False).items():
+        if {name: tuple(t.shape) for name, t in converted[component].items()} != found:
+            raise ValueError(f"{component}: diffusers converts the single file to other tensors")
+    yield "models/sd15/single_file.json", entries
+
+
+def tiling() -> Iterator[Golden]:
+    """The VAE of sd15 with diffusers' blended tiles: 64 pixels, a quarter overlapping."""
+    vae = load("sd15")["vae"]
+    vae.enable_tiling()
+    latent = torch.from_numpy(normal_like("input.tiling.latent", TILED_LATENT))
+    pixels = torch.from_numpy(image("input.tiling.image", TILED_IMAGE))
+    arrays = {
+        "decode.image": vae.decode(latent).sample.numpy(),
+        "encode.moments": vae.encode(2.0 * pixels - 1.0).latent_dist.parameters.numpy(),
+    }
+    yield "modules/tiling.safetensors", arrays
 
 
 def cases() -> Iterator[Golden]:

@@ -117,6 +117,11 @@ def is_sd2(kind: str) -> bool:
     return kind.startswith("sd2")
 
 
+def has_old_attention_names(kind: str) -> bool:
+    """SD1.5's VAE was published before its projections were renamed `to_q` and so on."""
+    return kind == "sd15"
+
+
 def full(kind: str) -> dict[str, Config]:
     """`{component: config}` of the published model."""
     scheduler = copy.deepcopy(SCHEDULER)

@@ -1,6 +1,6 @@
 """Names and shapes of every tensor of a Stable Diffusion model, from its configuration.
 
-`golden.py --check` compares these tables with what diffusers and transformers build.
+`golden.py` fills the models of diffusers and transformers from these tables, none left over.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def unet(config: Config) -> Shapes:
 
 
 def vae(config: Config, old_attention: bool) -> Shapes:
-    """`old_attention` names the projections `query`, `key`, `value`, `proj_attn`, as SD1's files do."""
+    """`old_attention` calls the projections `query`, `key`, `value`, `proj_attn`."""
     table = _Table()
     channels, layers = config["block_out_channels"], config["layers_per_block"]
     latent = config["latent_channels"]
