@@ -1,6 +1,7 @@
 //! A device: a backend with its memory, programs and profile.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::backend::cpu::Cpu;
@@ -26,6 +27,8 @@ struct Inner {
     memory: Arc<MemoryManager>,
     programs: ProgramCache,
     profile: Profile,
+    flop: AtomicU64,
+    bytes: AtomicU64,
 }
 
 /// How to open a device.
@@ -113,7 +116,9 @@ impl Device {
         };
         let memory = Arc::new(MemoryManager::new(Arc::clone(&backend), limits));
         let (programs, profile) = (ProgramCache::default(), Profile::default());
-        Self { inner: Arc::new(Inner { backend, record, memory, programs, profile }) }
+        let (flop, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
+        let inner = Inner { backend, record, memory, programs, profile, flop, bytes };
+        Self { inner: Arc::new(inner) }
     }
 
     /// What the device says of itself.
@@ -139,6 +144,12 @@ impl Device {
     /// What a dry run saw; `None` on a device that runs.
     pub fn recorded(&self) -> Option<Recorded> {
         self.inner.record.as_ref().map(|record| record.recorded())
+    }
+
+    /// The work of every launch so far.
+    pub fn work(&self) -> Work {
+        let sum = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Work { flop: sum(&self.inner.flop), bytes: sum(&self.inner.bytes) }
     }
 
     /// Whether launches take place: false on a dry run.
@@ -200,6 +211,8 @@ impl Device {
         let work = Work { flop: call.flop, bytes: call.bytes };
         let start = Instant::now();
         let timer = self.backend().launch(&program, &launch)?;
+        self.inner.flop.fetch_add(work.flop, Ordering::Relaxed);
+        self.inner.bytes.fetch_add(work.bytes, Ordering::Relaxed);
         self.inner.profile.launched(kernel.name, start, work, timer);
         Ok(())
     }
