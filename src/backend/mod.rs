@@ -51,6 +51,12 @@ pub trait Backend: Send + Sync + Debug {
     /// Copies between two different buffers on the device.
     fn copy(&self, region: &CopyRegion) -> Result<()>;
 
+    /// What a compiled program depends on besides its source, the device and the driver: the
+    /// compiler's options.
+    fn options(&self, _source: &ProgramSource) -> String {
+        String::new()
+    }
+
     /// Compiles a kernel; the compiler's log is in [`Error::Build`](crate::Error::Build).
     fn build(&self, source: &ProgramSource) -> Result<Program>;
 

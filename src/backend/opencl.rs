@@ -87,7 +87,7 @@ impl OpenCl {
         let built = cl3::program::build_program(
             program.raw(),
             &devices,
-            &options(source),
+            &CString::new(self.options(source)).expect("options have no zero byte"),
             None,
             ptr::null_mut(),
         );
@@ -111,12 +111,12 @@ impl OpenCl {
             self.device.0,
             CL_PROGRAM_BUILD_LOG,
         );
-        let mut log = log.map(String::from).unwrap_or_default();
-        if log.len() > LOG_BYTES {
-            log.truncate(log.floor_char_boundary(LOG_BYTES));
-            log.push_str("\n[..]");
+        let log = log.map(String::from).unwrap_or_default();
+        let log = log.trim();
+        match log.as_bytes().get(..LOG_BYTES) {
+            Some(start) => format!("{}\n[..]", String::from_utf8_lossy(start)),
+            None => log.to_owned(),
         }
-        log.trim().to_owned()
     }
 
     /// Has the driver start on what is queued, now and then.
@@ -127,19 +127,6 @@ impl OpenCl {
             let _ = cl3::command_queue::flush(self.queue.raw());
         }
     }
-}
-
-/// What the compiler is told. Argument names are kept for [`check_names`].
-fn options(source: &ProgramSource) -> CString {
-    let mut options = String::from("-cl-std=CL1.2 -cl-fast-relaxed-math -cl-kernel-arg-info");
-    options.push_str(match source.dtype {
-        DType::F32 => " -D DTYPE_F32",
-        DType::F16 => " -D DTYPE_F16",
-    });
-    for (name, value) in &source.parameters {
-        options.push_str(&format!(" -D {name}={value}"));
-    }
-    CString::new(options).expect("options have no zero byte")
 }
 
 fn argument_names(kernel: &ClKernel) -> Option<Vec<String>> {
@@ -279,6 +266,19 @@ impl Backend for OpenCl {
             .map(Event::new)
             .map(drop)
             .map_err(|code| failed_with_memory("clEnqueueCopyBuffer", code, region.target.bytes()))
+    }
+
+    /// Argument names are kept for [`check_names`].
+    fn options(&self, source: &ProgramSource) -> String {
+        let mut options = String::from("-cl-std=CL1.2 -cl-fast-relaxed-math -cl-kernel-arg-info");
+        options.push_str(match source.dtype {
+            DType::F32 => " -D DTYPE_F32",
+            DType::F16 => " -D DTYPE_F16",
+        });
+        for (name, value) in &source.parameters {
+            options.push_str(&format!(" -D {name}={value}"));
+        }
+        options
     }
 
     fn build(&self, source: &ProgramSource) -> Result<Program> {

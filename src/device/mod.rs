@@ -1,5 +1,6 @@
 //! A device: a backend with its memory, programs and profile.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -8,15 +9,18 @@ use crate::backend::cpu::Cpu;
 use crate::backend::record::{Record, Recorded};
 use crate::backend::{Argument, Backend, Launch, ProgramSource};
 use crate::info::DeviceInfo;
-use crate::kernel::{Kernel, ProgramCache};
+use crate::kernel::{Kernel, ProgramCache, ProgramStats};
 use crate::memory::{Block, Lifetime, Limits, MemoryManager, MemoryStats};
 use crate::profile::{Profile, Work};
 use crate::{DType, Result};
+
+mod open;
 
 /// An opened device. Cloning gives another handle to the same one; the last handle closes it.
 #[derive(Clone, Debug)]
 pub struct Device {
     inner: Arc<Inner>,
+    notes: Arc<Vec<String>>,
 }
 
 #[derive(Debug)]
@@ -41,6 +45,9 @@ pub struct DeviceOptions {
     /// Fill every block with NaNs before it is used, so that a kernel which leaves a part of its
     /// output unwritten is found. For tests: it costs a write of every block.
     pub poison: bool,
+    /// Where compiled programs are kept between runs. If not given, [`Device::open`] asks
+    /// [`knob::cache_dir`](crate::knob::cache_dir), and [`Device::new`] keeps none.
+    pub cache_dir: Option<PathBuf>,
 }
 
 /// What an op asks a device to run.
@@ -93,6 +100,7 @@ impl Device {
             budget_bytes: Some(self.inner.memory.stats().budget_bytes),
             max_allocation_bytes: Some(self.inner.memory.max_allocation_bytes()),
             poison: false,
+            cache_dir: None,
         };
         Self::with_record(Arc::clone(&record) as _, Some(record), &options)
     }
@@ -115,10 +123,14 @@ impl Device {
             poison: options.poison,
         };
         let memory = Arc::new(MemoryManager::new(Arc::clone(&backend), limits));
-        let (programs, profile) = (ProgramCache::default(), Profile::default());
+        let programs = match &options.cache_dir {
+            Some(folder) => ProgramCache::on_disk(folder.join("programs")),
+            None => ProgramCache::default(),
+        };
+        let profile = Profile::default();
         let (flop, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
         let inner = Inner { backend, record, memory, programs, profile, flop, bytes };
-        Self { inner: Arc::new(inner) }
+        Self { inner: Arc::new(inner), notes: Arc::default() }
     }
 
     /// What the device says of itself.
@@ -150,6 +162,11 @@ impl Device {
     pub fn work(&self) -> Work {
         let sum = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Work { flop: sum(&self.inner.flop), bytes: sum(&self.inner.bytes) }
+    }
+
+    /// Where the programs came from that were used so far.
+    pub fn program_stats(&self) -> ProgramStats {
+        self.inner.programs.stats()
     }
 
     /// Whether launches take place: false on a dry run.

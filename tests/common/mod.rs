@@ -1,44 +1,47 @@
 //! What several test programs share.
 
-use std::sync::{Arc, OnceLock};
+use std::path::Path;
+use std::sync::OnceLock;
 
-use ellesmere::backend::opencl::{self, OpenCl};
-use ellesmere::{Device, DeviceOptions, Tensor};
+use ellesmere::hardware::detect;
+use ellesmere::{Device, DeviceOptions, Tensor, knob};
 
 /// Every device that kernels are tested on, with blocks that start as NaNs: the CPU backend and
-/// each OpenCL device found.
+/// each OpenCL device, one card once.
 ///
 /// # Panics
 ///
 /// If `ELLESMERE_REQUIRE_DEVICES` names a device that is not there. It is a list such as
-/// `cpu,pocl,llvmpipe`: each name must be a part of some device's name, platform or backend.
+/// `cpu,pocl,llvmpipe`: each name must be a part of some device's backend, platform or name.
 pub fn devices() -> Vec<Device> {
     static DEVICES: OnceLock<Vec<Device>> = OnceLock::new();
     DEVICES.get_or_init(open_devices).clone()
 }
 
 fn open_devices() -> Vec<Device> {
-    let options = DeviceOptions { poison: true, ..DeviceOptions::default() };
-    let mut devices = vec![Device::cpu_with(&options)];
-    let found = opencl::enumerate();
-    found.notes.iter().for_each(|note| eprintln!("{note}"));
-    for found in &found.devices {
-        match OpenCl::open(found) {
-            Ok(backend) => devices.push(Device::new(Arc::new(backend), &options)),
-            Err(error) => eprintln!("{}: {error}", found.info.name),
+    let detected = detect();
+    detected.notes.iter().for_each(|note| eprintln!("{note}"));
+    // Not the user's own cache, and gone with `cargo clean`.
+    let cache_dir = Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"));
+    let options = DeviceOptions { poison: true, cache_dir, ..DeviceOptions::default() };
+    let mut devices = Vec::new();
+    // The host first: its failures are the easiest to read.
+    for entry in detected.entries.iter().rev().filter(|entry| entry.duplicate_of.is_none()) {
+        match Device::open_entry(entry, &options) {
+            Ok(device) => devices.push(device),
+            Err(error) => eprintln!("{} is not tested: {error}", entry.id),
         }
     }
     let described: Vec<String> = devices
         .iter()
         .map(|device| device.info())
-        .map(|info| format!("{} {} {}", info.backend, info.platform, info.name))
+        .map(|info| format!("{}: {}, {}", info.backend, info.platform, info.name))
         .collect();
-    eprintln!("devices: {described:#?}");
-    let required = std::env::var("ELLESMERE_REQUIRE_DEVICES").unwrap_or_default();
-    for name in required.split(',').map(str::trim).filter(|name| !name.is_empty()) {
-        let there = described.iter().any(|text| text.to_lowercase().contains(name));
+    for name in knob::require_devices().unwrap() {
+        let there = described.iter().any(|text| text.to_lowercase().contains(&name));
         assert!(there, "ELLESMERE_REQUIRE_DEVICES demands {name}, there are {described:#?}");
     }
+    eprintln!("tested on {described:#?}");
     devices
 }
 

@@ -29,6 +29,14 @@ pub struct Found {
     pub unusable: Option<String>,
 }
 
+#[cfg(test)]
+impl Found {
+    /// A device that is not there.
+    pub fn made_up(info: DeviceInfo, unusable: Option<String>) -> Self {
+        Self { id: DeviceId(std::ptr::null_mut()), info, unusable }
+    }
+}
+
 /// A `cl_device_id` of a platform, which lives as long as the process.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DeviceId(pub *mut c_void);
