@@ -15,7 +15,10 @@ use super::{Backend, Buffer, CopyRegion, Launch, Program, ProgramSource, Timer, 
 use crate::info::{DeviceInfo, DeviceKind};
 use crate::{Error, Result};
 
+mod activation;
 mod arguments;
+mod conv2d;
+mod gemm;
 mod layer_norm;
 
 pub use arguments::{Arguments, Reals, RealsMut};
@@ -28,8 +31,16 @@ struct Kernel {
 }
 
 /// Every kernel of `kernels/`, in alphabetical order.
-const KERNELS: &[Kernel] =
-    &[Kernel { name: "layer_norm", definition: layer_norm::definition, fast: None }];
+const KERNELS: &[Kernel] = &[
+    Kernel { name: "conv2d_local", definition: conv2d::definition, fast: None },
+    Kernel { name: "conv2d_register", definition: conv2d::definition, fast: None },
+    Kernel { name: "gemm_local", definition: gemm::definition, fast: None },
+    Kernel { name: "gemm_register", definition: gemm::definition, fast: None },
+    Kernel { name: "layer_norm", definition: layer_norm::definition, fast: None },
+];
+
+/// Outputs in a panel of weights, as `ops::PANEL`.
+pub(crate) const PANEL: usize = 32;
 
 /// The host as a device.
 pub struct Cpu {

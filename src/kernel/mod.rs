@@ -32,12 +32,46 @@ macro_rules! source {
 }
 
 /// Every kernel, in alphabetical order.
-pub const KERNELS: &[Kernel] = &[Kernel {
-    name: "layer_norm",
-    summary: "normalizes each row, then scales and shifts",
-    parameters: &[("WG_SIZE", 64)],
-    source: source!("layer_norm"),
-}];
+pub const KERNELS: &[Kernel] = &[
+    Kernel {
+        name: "conv2d_local",
+        summary: "convolves images, a work-group sharing tiles in local memory",
+        parameters: LOCAL_TILES,
+        source: source!("conv2d_local"),
+    },
+    Kernel {
+        name: "conv2d_register",
+        summary: "convolves images, a work-item holding a tile in registers",
+        parameters: REGISTER_TILES,
+        source: source!("conv2d_register"),
+    },
+    Kernel {
+        name: "gemm_local",
+        summary: "multiplies matrices, a work-group sharing tiles in local memory",
+        parameters: LOCAL_TILES,
+        source: source!("gemm_local"),
+    },
+    Kernel {
+        name: "gemm_register",
+        summary: "multiplies matrices, a work-item holding a tile in registers",
+        parameters: REGISTER_TILES,
+        source: source!("gemm_register"),
+    },
+    Kernel {
+        name: "layer_norm",
+        summary: "normalizes each row, then scales and shifts",
+        parameters: &[("WG_SIZE", 64)],
+        source: source!("layer_norm"),
+    },
+];
+
+/// Of products by tiles in local memory.
+const LOCAL_TILES: &[(&str, u32)] =
+    &[("TILE_M", 64), ("TILE_N", 64), ("TILE_K", 16), ("ITEM_M", 8), ("ITEM_N", 4)];
+
+/// Of products by tiles in registers.
+const REGISTER_TILES: &[(&str, u32)] =
+    &[("VECTOR", 16), ("TILE_M", 12), ("TILES", 8), ("PANELS", 8), ("TILE_K", 256)];
 
 impl Kernel {
     /// The kernel of that name.

@@ -3,4 +3,6 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod conv2d;
+mod gemm;
 mod layer_norm;
