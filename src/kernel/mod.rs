@@ -31,12 +31,74 @@ macro_rules! source {
 }
 
 /// Every kernel, in alphabetical order.
-pub const KERNELS: &[Kernel] = &[Kernel {
-    name: "layer_norm",
-    summary: "normalizes each row, then scales and shifts",
-    parameters: &[("WG_SIZE", 64)],
-    source: source!("layer_norm"),
-}];
+pub const KERNELS: &[Kernel] = &[
+    Kernel {
+        name: "attention_local",
+        summary: "attention with tiles of keys and values in local memory",
+        parameters: &[("HEAD_WIDTH", 64), ("QUERIES", 64)],
+        source: source!("attention_local"),
+    },
+    Kernel {
+        name: "attention_register",
+        summary: "attention with a block of queries in wide vectors",
+        parameters: &[("HEAD_WIDTH", 64), ("KEYS", 64)],
+        source: source!("attention_register"),
+    },
+    Kernel {
+        name: "cast",
+        summary: "changes the element type",
+        parameters: &[("TARGET_F16", 0), ("WG_SIZE", 64), ("VECTOR", 4), ("ROUNDS", 4)],
+        source: source!("cast"),
+    },
+    Kernel {
+        name: "gaussian_sample",
+        summary: "draws a sample from means and logarithms of variances",
+        parameters: &[("WG_SIZE", 64)],
+        source: source!("gaussian_sample"),
+    },
+    Kernel {
+        name: "geglu",
+        summary: "multiplies one half of each row by the GELU of the other",
+        parameters: &[("WG_SIZE", 64), ("VECTOR", 4), ("ROUNDS", 4)],
+        source: source!("geglu"),
+    },
+    Kernel {
+        name: "group_norm_apply",
+        summary: "scales, shifts and activates each channel",
+        parameters: &[("WG_SIZE", 64), ("VECTOR", 4)],
+        source: source!("group_norm_apply"),
+    },
+    Kernel {
+        name: "group_norm_merge",
+        summary: "merges the statistics of chunks into each channel's scale and shift",
+        parameters: &[("WG_SIZE", 64)],
+        source: source!("group_norm_merge"),
+    },
+    Kernel {
+        name: "group_norm_statistics",
+        summary: "takes the mean and squared distances of each channel of a chunk",
+        parameters: &[("WG_SIZE", 64), ("VECTOR", 4)],
+        source: source!("group_norm_statistics"),
+    },
+    Kernel {
+        name: "layer_norm",
+        summary: "normalizes each row, then scales and shifts",
+        parameters: &[("WG_SIZE", 64)],
+        source: source!("layer_norm"),
+    },
+    Kernel {
+        name: "timestep_embedding",
+        summary: "turns timesteps into sines and cosines",
+        parameters: &[("WG_SIZE", 64)],
+        source: source!("timestep_embedding"),
+    },
+    Kernel {
+        name: "token_embedding",
+        summary: "adds each token's vector and its position's",
+        parameters: &[("WG_SIZE", 64)],
+        source: source!("token_embedding"),
+    },
+];
 
 impl Kernel {
     /// The kernel of that name.

@@ -1,9 +1,24 @@
 //! What users call: shapes are checked, an algorithm is chosen, kernels are launched.
 
 mod activation;
+pub mod attention;
+mod cast;
+mod gaussian_sample;
+mod geglu;
+mod group_norm;
 mod layer_norm;
+mod tiling;
+mod timestep_embedding;
+mod token_embedding;
 mod weights;
 
 pub use activation::Activation;
+pub use attention::{Attention, Columns, attention};
+pub use cast::cast;
+pub use gaussian_sample::gaussian_sample;
+pub use geglu::geglu;
+pub use group_norm::{GroupNorm, group_norm};
 pub use layer_norm::layer_norm;
+pub use timestep_embedding::{TimestepEmbedding, timestep_embedding};
+pub use token_embedding::token_embedding;
 pub use weights::{PANEL, Weights};
