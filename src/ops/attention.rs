@@ -4,7 +4,7 @@ use crate::backend::Buffer;
 use crate::device::{Call, arguments};
 use crate::info::DeviceInfo;
 use crate::tensor::{Band, BandBuffer, Tensor};
-use crate::{DType, Error, Result};
+use crate::{Error, Result};
 
 /// The widest head that the kernels hold in registers and local memory.
 const MAX_HEAD_WIDTH: usize = 512;

@@ -1,7 +1,10 @@
 //! See `kernels/geglu.cl`.
 
 use super::Arguments;
-use super::activation::gelu;
+use super::activation::define;
+
+/// As `ops::Activation` numbers it.
+const GELU: usize = 2;
 
 pub fn definition(arguments: &Arguments) {
     let x = arguments.reals("x");
@@ -11,7 +14,7 @@ pub fn definition(arguments: &Arguments) {
         for channel in 0..channels {
             let value = f64::from(x.get(row * 2 * channels + channel));
             let gate = f64::from(x.get((row * 2 + 1) * channels + channel));
-            y.set(row * channels + channel, value * gelu(gate));
+            y.set(row * channels + channel, value * define(GELU, gate));
         }
     }
 }

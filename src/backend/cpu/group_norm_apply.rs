@@ -1,14 +1,14 @@
 //! See `kernels/group_norm_apply.cl`.
 
 use super::Arguments;
-use super::activation::activate;
+use super::activation::define;
 
 pub fn definition(arguments: &Arguments) {
     let (x, x2) = (arguments.reals("x"), arguments.optional_reals("x2"));
     let factors = arguments.floats("factors");
     let (pixels, channels) = (arguments.size("pixels"), arguments.size("channels"));
     let (x_channels, first_sample) = (arguments.size("x_channels"), arguments.size("first_sample"));
-    let activation = arguments.size("activation") as u32;
+    let activation = arguments.size("activation");
     let mut y = arguments.reals_out("y");
     for sample in 0..arguments.size("samples") {
         for pixel in sample * pixels..(sample + 1) * pixels {
@@ -22,7 +22,7 @@ pub fn definition(arguments: &Arguments) {
                 let start = (first_sample + sample) * 2 * channels + channel;
                 let [scale, shift] = [start, start + channels].map(|at| f64::from(factors[at]));
                 let normal = f64::from(value) * scale + shift;
-                y.set(pixel * channels + channel, activate(normal, activation));
+                y.set(pixel * channels + channel, define(activation, normal));
             }
         }
     }
