@@ -19,8 +19,10 @@ mod activation;
 mod arguments;
 mod attention;
 mod cast;
+mod conv2d;
 mod gaussian_sample;
 mod geglu;
+mod gemm;
 mod group_norm_apply;
 mod group_norm_merge;
 mod group_norm_statistics;
@@ -42,8 +44,12 @@ const KERNELS: &[Kernel] = &[
     Kernel { name: "attention_local", definition: attention::definition, fast: None },
     Kernel { name: "attention_register", definition: attention::definition, fast: None },
     Kernel { name: "cast", definition: cast::definition, fast: None },
+    Kernel { name: "conv2d_local", definition: conv2d::definition, fast: None },
+    Kernel { name: "conv2d_register", definition: conv2d::definition, fast: None },
     Kernel { name: "gaussian_sample", definition: gaussian_sample::definition, fast: None },
     Kernel { name: "geglu", definition: geglu::definition, fast: None },
+    Kernel { name: "gemm_local", definition: gemm::definition, fast: None },
+    Kernel { name: "gemm_register", definition: gemm::definition, fast: None },
     Kernel { name: "group_norm_apply", definition: group_norm_apply::definition, fast: None },
     Kernel { name: "group_norm_merge", definition: group_norm_merge::definition, fast: None },
     Kernel {
@@ -55,6 +61,9 @@ const KERNELS: &[Kernel] = &[
     Kernel { name: "timestep_embedding", definition: timestep_embedding::definition, fast: None },
     Kernel { name: "token_embedding", definition: token_embedding::definition, fast: None },
 ];
+
+/// Outputs in a panel of weights, as `ops::PANEL`.
+pub(crate) const PANEL: usize = 32;
 
 /// The host as a device.
 pub struct Cpu {

@@ -51,6 +51,18 @@ pub const KERNELS: &[Kernel] = &[
         source: source!("cast"),
     },
     Kernel {
+        name: "conv2d_local",
+        summary: "convolves images, a work-group sharing tiles in local memory",
+        parameters: LOCAL_TILES,
+        source: source!("conv2d_local"),
+    },
+    Kernel {
+        name: "conv2d_register",
+        summary: "convolves images, a work-item holding a tile in registers",
+        parameters: REGISTER_TILES,
+        source: source!("conv2d_register"),
+    },
+    Kernel {
         name: "gaussian_sample",
         summary: "draws a sample from means and logarithms of variances",
         parameters: &[("WG_SIZE", 64)],
@@ -61,6 +73,18 @@ pub const KERNELS: &[Kernel] = &[
         summary: "multiplies one half of each row by the GELU of the other",
         parameters: &[("WG_SIZE", 64), ("VECTOR", 4), ("ROUNDS", 4)],
         source: source!("geglu"),
+    },
+    Kernel {
+        name: "gemm_local",
+        summary: "multiplies matrices, a work-group sharing tiles in local memory",
+        parameters: LOCAL_TILES,
+        source: source!("gemm_local"),
+    },
+    Kernel {
+        name: "gemm_register",
+        summary: "multiplies matrices, a work-item holding a tile in registers",
+        parameters: REGISTER_TILES,
+        source: source!("gemm_register"),
     },
     Kernel {
         name: "group_norm_apply",
@@ -99,6 +123,14 @@ pub const KERNELS: &[Kernel] = &[
         source: source!("token_embedding"),
     },
 ];
+
+/// Of products by tiles in local memory.
+const LOCAL_TILES: &[(&str, u32)] =
+    &[("TILE_M", 64), ("TILE_N", 64), ("TILE_K", 16), ("ITEM_M", 8), ("ITEM_N", 4)];
+
+/// Of products by tiles in registers.
+const REGISTER_TILES: &[(&str, u32)] =
+    &[("VECTOR", 16), ("TILE_M", 12), ("TILES", 8), ("PANELS", 8), ("TILE_K", 256)];
 
 impl Kernel {
     /// The kernel of that name.

@@ -1,0 +1,99 @@
+//! See `kernels/conv2d_register.cl` and `kernels/conv2d_local.cl`.
+
+use rayon::prelude::*;
+
+use super::{Arguments, PANEL, activation};
+
+/// What a convolution's sizes are called in its kernels.
+struct Sizes {
+    samples: usize,
+    height: usize,
+    width: usize,
+    channels: usize,
+    out_height: usize,
+    out_width: usize,
+    outputs: usize,
+    kernel_height: usize,
+    kernel_width: usize,
+    stride: usize,
+    top: i32,
+    left: i32,
+    upsample: usize,
+}
+
+impl Sizes {
+    fn new(arguments: &Arguments) -> Self {
+        Self {
+            samples: arguments.size("samples"),
+            height: arguments.size("height"),
+            width: arguments.size("width"),
+            channels: arguments.size("channels"),
+            out_height: arguments.size("out_height"),
+            out_width: arguments.size("out_width"),
+            outputs: arguments.size("outputs"),
+            kernel_height: arguments.size("kernel_height"),
+            kernel_width: arguments.size("kernel_width"),
+            stride: arguments.size("stride"),
+            top: arguments.int("top"),
+            left: arguments.int("left"),
+            upsample: arguments.size("upsample"),
+        }
+    }
+
+    /// The row of x under a row of the window, if that is not padding.
+    fn row(&self, out_row: usize, kernel_row: usize) -> Option<usize> {
+        position(out_row * self.stride + kernel_row, self.top, self.height, self.upsample)
+    }
+
+    /// The column of x under a column of the window, if that is not padding.
+    fn column(&self, out_column: usize, kernel_column: usize) -> Option<usize> {
+        position(out_column * self.stride + kernel_column, self.left, self.width, self.upsample)
+    }
+}
+
+/// `padded` counts from the first pixel of padding; the result, from the first of x.
+fn position(padded: usize, padding: i32, size: usize, upsample: usize) -> Option<usize> {
+    let read = usize::try_from(padded as i64 - i64::from(padding)).ok()?;
+    (read < size << upsample).then_some(read >> upsample)
+}
+
+pub fn definition(arguments: &Arguments) {
+    let sizes = Sizes::new(arguments);
+    let Sizes { samples, height, width, channels, out_height, out_width, outputs, .. } = sizes;
+    let inputs = sizes.kernel_height * sizes.kernel_width * channels;
+    let (x, weights) = (arguments.reals("x"), arguments.reals("weights"));
+    let bias = arguments.optional_floats("bias");
+    let sample_bias = arguments.optional_reals("sample_bias");
+    let residual = arguments.optional_reals("residual");
+    let activation = arguments.size("activation");
+    let weight = |output: usize, k: usize| {
+        f64::from(weights.get((output / PANEL * inputs + k) * PANEL + output % PANEL))
+    };
+    let result = |index: usize| {
+        let (pixel, output) = (index / outputs, index % outputs);
+        let (out_row, out_column) = (pixel / out_width % out_height, pixel % out_width);
+        let sample = pixel / out_width / out_height;
+        let mut sum = 0.0;
+        for kernel_row in 0..sizes.kernel_height {
+            let Some(row) = sizes.row(out_row, kernel_row) else { continue };
+            for kernel_column in 0..sizes.kernel_width {
+                let Some(column) = sizes.column(out_column, kernel_column) else { continue };
+                let first = ((sample * height + row) * width + column) * channels;
+                let first_k = (kernel_row * sizes.kernel_width + kernel_column) * channels;
+                for channel in 0..channels {
+                    sum += f64::from(x.get(first + channel)) * weight(output, first_k + channel);
+                }
+            }
+        }
+        sum += bias.map_or(0.0, |bias| f64::from(bias[output]));
+        sum += sample_bias.map_or(0.0, |bias| f64::from(bias.get(sample * outputs + output)));
+        let residual = residual.map_or(0.0, |residual| f64::from(residual.get(index)));
+        activation::define(activation, sum) + residual
+    };
+    let count = samples * out_height * out_width * outputs;
+    let results: Vec<f64> = (0..count).into_par_iter().map(result).collect();
+    let mut y = arguments.reals_out("y");
+    for (index, value) in results.into_iter().enumerate() {
+        y.set(index, value);
+    }
+}
