@@ -5,13 +5,15 @@ pub mod device;
 pub mod dtype;
 pub mod error;
 pub mod info;
+pub mod io;
 pub mod kernel;
 pub mod memory;
+pub mod models;
 pub mod ops;
 pub mod profile;
 pub mod tensor;
 
-pub use device::{Device, DeviceOptions};
+pub use device::{Device, DeviceOptions, Stage};
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use tensor::Tensor;

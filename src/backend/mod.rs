@@ -24,6 +24,7 @@ use crate::info::DeviceInfo;
 use crate::{DType, Result};
 
 pub mod cpu;
+pub mod opencl;
 pub mod record;
 
 /// One device behind one driver.

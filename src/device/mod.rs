@@ -1,6 +1,8 @@
 //! A device: a backend with its memory, programs and profile.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use crate::backend::cpu::Cpu;
 use crate::backend::record::{Record, Recorded};
@@ -8,7 +10,7 @@ use crate::backend::{Argument, Backend, Launch, ProgramSource};
 use crate::info::DeviceInfo;
 use crate::kernel::{Kernel, ProgramCache};
 use crate::memory::{Block, Lifetime, Limits, MemoryManager, MemoryStats};
-use crate::profile::Profile;
+use crate::profile::{Profile, Work};
 use crate::{DType, Result};
 
 /// An opened device. Cloning gives another handle to the same one; the last handle closes it.
@@ -25,6 +27,8 @@ struct Inner {
     memory: Arc<MemoryManager>,
     programs: ProgramCache,
     profile: Profile,
+    flop: AtomicU64,
+    bytes: AtomicU64,
 }
 
 /// How to open a device.
@@ -112,7 +116,9 @@ impl Device {
         };
         let memory = Arc::new(MemoryManager::new(Arc::clone(&backend), limits));
         let (programs, profile) = (ProgramCache::default(), Profile::default());
-        Self { inner: Arc::new(Inner { backend, record, memory, programs, profile }) }
+        let (flop, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
+        let inner = Inner { backend, record, memory, programs, profile, flop, bytes };
+        Self { inner: Arc::new(inner) }
     }
 
     /// What the device says of itself.
@@ -140,6 +146,12 @@ impl Device {
         self.inner.record.as_ref().map(|record| record.recorded())
     }
 
+    /// The work of every launch so far.
+    pub fn work(&self) -> Work {
+        let sum = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Work { flop: sum(&self.inner.flop), bytes: sum(&self.inner.bytes) }
+    }
+
     /// Whether launches take place: false on a dry run.
     pub fn executes(&self) -> bool {
         self.inner.backend.executes()
@@ -152,6 +164,13 @@ impl Device {
     /// [`Error::Device`](crate::Error::Device) if the driver fails.
     pub fn finish(&self) -> Result<()> {
         self.inner.backend.finish()
+    }
+
+    /// Opens a stage: until the guard is dropped, memory is counted under `name` and launches are
+    /// noted inside it.
+    pub fn stage(&self, name: &'static str) -> Stage {
+        self.inner.memory.push_label(name);
+        Stage { device: self.clone(), record: self.inner.profile.open(name) }
     }
 
     pub(crate) fn backend(&self) -> &dyn Backend {
@@ -189,9 +208,32 @@ impl Device {
         };
         let program = self.inner.programs.get(self.backend(), source)?;
         let launch = Launch { arguments: call.arguments, groups: call.groups, local: call.local };
+        let work = Work { flop: call.flop, bytes: call.bytes };
+        let start = Instant::now();
         let timer = self.backend().launch(&program, &launch)?;
-        drop(timer);
+        self.inner.flop.fetch_add(work.flop, Ordering::Relaxed);
+        self.inner.bytes.fetch_add(work.bytes, Ordering::Relaxed);
+        self.inner.profile.launched(kernel.name, start, work, timer);
         Ok(())
+    }
+}
+
+/// A part of a run, from [`Device::stage`] until it is dropped. Stages nest.
+#[derive(Debug)]
+#[must_use = "a stage ends when its guard is dropped"]
+pub struct Stage {
+    device: Device,
+    record: Option<usize>,
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.device.inner.memory.pop_label();
+        if let Some(record) = self.record {
+            // A driver that fails here fails again at the next call, which can return the error.
+            let _ = self.device.finish();
+            self.device.inner.profile.close(record);
+        }
     }
 }
 

@@ -1,11 +1,45 @@
 //! What several test programs share.
 
+use std::sync::{Arc, OnceLock};
+
+use ellesmere::backend::opencl::{self, OpenCl};
 use ellesmere::{Device, DeviceOptions, Tensor};
 
-/// Every device that kernels are tested on, with blocks that start as NaNs.
+/// Every device that kernels are tested on, with blocks that start as NaNs: the CPU backend and
+/// each OpenCL device found.
+///
+/// # Panics
+///
+/// If `ELLESMERE_REQUIRE_DEVICES` names a device that is not there. It is a list such as
+/// `cpu,pocl,llvmpipe`: each name must be a part of some device's name, platform or backend.
 pub fn devices() -> Vec<Device> {
+    static DEVICES: OnceLock<Vec<Device>> = OnceLock::new();
+    DEVICES.get_or_init(open_devices).clone()
+}
+
+fn open_devices() -> Vec<Device> {
     let options = DeviceOptions { poison: true, ..DeviceOptions::default() };
-    vec![Device::cpu_with(&options)]
+    let mut devices = vec![Device::cpu_with(&options)];
+    let found = opencl::enumerate();
+    found.notes.iter().for_each(|note| eprintln!("{note}"));
+    for found in &found.devices {
+        match OpenCl::open(found) {
+            Ok(backend) => devices.push(Device::new(Arc::new(backend), &options)),
+            Err(error) => eprintln!("{}: {error}", found.info.name),
+        }
+    }
+    let described: Vec<String> = devices
+        .iter()
+        .map(|device| device.info())
+        .map(|info| format!("{} {} {}", info.backend, info.platform, info.name))
+        .collect();
+    eprintln!("devices: {described:#?}");
+    let required = std::env::var("ELLESMERE_REQUIRE_DEVICES").unwrap_or_default();
+    for name in required.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        let there = described.iter().any(|text| text.to_lowercase().contains(name));
+        assert!(there, "ELLESMERE_REQUIRE_DEVICES demands {name}, there are {described:#?}");
+    }
+    devices
 }
 
 /// The device on which every kernel is its definition, choosing as `device` does.
