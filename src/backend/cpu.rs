@@ -17,9 +17,18 @@ use crate::{Error, Result};
 
 mod activation;
 mod arguments;
+mod attention;
+mod cast;
 mod conv2d;
+mod gaussian_sample;
+mod geglu;
 mod gemm;
+mod group_norm_apply;
+mod group_norm_merge;
+mod group_norm_statistics;
 mod layer_norm;
+mod timestep_embedding;
+mod token_embedding;
 
 pub use arguments::{Arguments, Reals, RealsMut};
 
@@ -32,11 +41,25 @@ struct Kernel {
 
 /// Every kernel of `kernels/`, in alphabetical order.
 const KERNELS: &[Kernel] = &[
+    Kernel { name: "attention_local", definition: attention::definition, fast: None },
+    Kernel { name: "attention_register", definition: attention::definition, fast: None },
+    Kernel { name: "cast", definition: cast::definition, fast: None },
     Kernel { name: "conv2d_local", definition: conv2d::definition, fast: None },
     Kernel { name: "conv2d_register", definition: conv2d::definition, fast: None },
+    Kernel { name: "gaussian_sample", definition: gaussian_sample::definition, fast: None },
+    Kernel { name: "geglu", definition: geglu::definition, fast: None },
     Kernel { name: "gemm_local", definition: gemm::definition, fast: None },
     Kernel { name: "gemm_register", definition: gemm::definition, fast: None },
+    Kernel { name: "group_norm_apply", definition: group_norm_apply::definition, fast: None },
+    Kernel { name: "group_norm_merge", definition: group_norm_merge::definition, fast: None },
+    Kernel {
+        name: "group_norm_statistics",
+        definition: group_norm_statistics::definition,
+        fast: None,
+    },
     Kernel { name: "layer_norm", definition: layer_norm::definition, fast: None },
+    Kernel { name: "timestep_embedding", definition: timestep_embedding::definition, fast: None },
+    Kernel { name: "token_embedding", definition: token_embedding::definition, fast: None },
 ];
 
 /// Outputs in a panel of weights, as `ops::PANEL`.

@@ -1,0 +1,56 @@
+//! The gated activation of a transformer's feed-forward layer.
+
+use super::tiling::Tiling;
+use crate::device::{Call, arguments};
+use crate::tensor::Tensor;
+use crate::{Error, Result};
+
+/// The first half of each row times the GELU, by the error function, of the second.
+///
+/// # Shapes
+///
+/// - `x`: `[.., 2C]`, at least two axes
+/// - result: `[.., C]` of the element type of `x`
+///
+/// # Errors
+///
+/// [`Error::Shape`] if the last axis is not even; [`Error::OutOfMemory`], [`Error::Device`].
+///
+/// # Precision
+///
+/// f32 for every element type, rounded once.
+pub fn geglu(x: &Tensor) -> Result<Tensor> {
+    let &[_, .., width] = x.shape() else {
+        let got = x.shape();
+        return Err(Error::shape("geglu", format!("x must be [.., 2C] of 2 axes, got {got:?}")));
+    };
+    if !width.is_multiple_of(2) || (x.shape().len() == 2 && x.bands().len() > 1) {
+        let got = x.shape();
+        return Err(Error::shape("geglu", format!("x must be [.., 2C], got {got:?}")));
+    }
+    let channels = width / 2;
+    let mut shape = x.shape().to_vec();
+    *shape.last_mut().expect("x has two axes") = channels;
+    let y = Tensor::empty_like(x, &shape, x.dtype())?;
+    let tiling = Tiling::of(x.device().info());
+    for band in y.bands() {
+        let rows = y.elements(&band) / channels;
+        let x_band = x.band(&band)?;
+        x.device().run(&Call {
+            kernel: "geglu",
+            dtype: x.dtype(),
+            parameters: &tiling.parameters(),
+            arguments: &arguments! {
+                x: &*x_band,
+                y: Output(y.output(&band)),
+                rows: rows as u32,
+                channels: channels as u32,
+            },
+            groups: [tiling.groups(channels), rows, 1],
+            local: tiling.local(),
+            flop: 20 * (rows * channels) as u64,
+            bytes: (3 * rows * channels * x.dtype().size()) as u64,
+        })?;
+    }
+    Ok(y)
+}
