@@ -2,6 +2,7 @@
 
 pub mod dtype;
 pub mod error;
+pub mod pipeline;
 
 pub use dtype::DType;
 pub use error::{Error, Result};

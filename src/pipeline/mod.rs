@@ -1,0 +1,5 @@
+//! What turns a model's layers into pictures.
+
+#![forbid(unsafe_code)]
+
+pub mod noise;
