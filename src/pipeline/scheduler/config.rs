@@ -268,7 +268,7 @@ mod tests {
     #[test]
     fn an_unusable_field_is_named_with_what_was_expected_and_what_came() {
         let cases = [
-            ("num_train_timesteps", json!(0), "expected 1 to 100000, got 0"),
+            ("num_train_timesteps", json!(0), "expected 2 to 100000, got 0"),
             ("num_train_timesteps", json!("x"), "invalid type: string \"x\", expected usize"),
             ("beta_start", json!(1.5), "expected a number between 0 and 1, got 1.5"),
             ("beta_schedule", json!("x"), "unknown variant `x`, expected one of `linear`, "),

@@ -267,3 +267,6 @@ impl Scheduler {
         self.count = None;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -325,7 +325,7 @@ impl Settings {
         let positive = "a positive number";
         let beta = "a number between 0 and 1";
         let train = self.num_train_timesteps;
-        in_range("num_train_timesteps", (1..=100_000).contains(&train), "1 to 100000")?;
+        in_range("num_train_timesteps", (2..=100_000).contains(&train), "2 to 100000")?;
         in_range("beta_start", is_beta(self.beta_start), beta)?;
         in_range("beta_end", is_beta(self.beta_end), beta)?;
         if let Some(betas) = &self.trained_betas {

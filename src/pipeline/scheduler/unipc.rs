@@ -206,3 +206,30 @@ impl Solver for UniPc {
         self.last = None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equations_are_solved_with_the_largest_pivot() {
+        // y = 2, x + y = 3; the first column starts with 0.
+        assert_eq!(solve(vec![vec![0.0, 1.0, 2.0], vec![1.0, 1.0, 3.0]]), [1.0, 2.0]);
+        assert_eq!(solve(vec![vec![4.0, 2.0]]), [0.5]);
+    }
+
+    #[test]
+    fn weights_make_the_method_exact_for_steps_that_are_small() {
+        // For h to 0 the equations are those of Adams and Moulton: from points at -1 and 1 the
+        // integral of a difference that grows as t is 1/2 and as t^2 is 1/3.
+        let h = 1e-2f32;
+        let phi = exp_m1(-h);
+        let step = Step { sigma_ratio: 1.0, alpha: 1.0, h, phi, scale: phi, ratios: vec![-1.0] };
+        let weights = step.solve(2);
+        // sum of w_k = 1/2 and of w_k r_k = 1/3, to the first order in h and to the cancellation
+        // of f32 in phi, which is divided by h twice.
+        let tolerance = h + 4.0 * f32::EPSILON / (h * h);
+        assert!((weights[0] + weights[1] - 0.5).abs() < tolerance, "{weights:?}");
+        assert!((weights[1] - weights[0] - 1.0 / 3.0).abs() < tolerance, "{weights:?}");
+    }
+}
