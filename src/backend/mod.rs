@@ -24,6 +24,7 @@ use crate::info::DeviceInfo;
 use crate::{DType, Result};
 
 pub mod cpu;
+pub mod opencl;
 pub mod record;
 
 /// One device behind one driver.
@@ -49,6 +50,12 @@ pub trait Backend: Send + Sync + Debug {
 
     /// Copies between two different buffers on the device.
     fn copy(&self, region: &CopyRegion) -> Result<()>;
+
+    /// What a compiled program depends on besides its source, the device and the driver: the
+    /// compiler's options.
+    fn options(&self, _source: &ProgramSource) -> String {
+        String::new()
+    }
 
     /// Compiles a kernel; the compiler's log is in [`Error::Build`](crate::Error::Build).
     fn build(&self, source: &ProgramSource) -> Result<Program>;

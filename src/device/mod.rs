@@ -1,20 +1,26 @@
 //! A device: a backend with its memory, programs and profile.
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use crate::backend::cpu::Cpu;
 use crate::backend::record::{Record, Recorded};
 use crate::backend::{Argument, Backend, Launch, ProgramSource};
 use crate::info::DeviceInfo;
-use crate::kernel::{Kernel, ProgramCache};
+use crate::kernel::{Kernel, ProgramCache, ProgramStats};
 use crate::memory::{Block, Lifetime, Limits, MemoryManager, MemoryStats};
-use crate::profile::Profile;
+use crate::profile::{Profile, Work};
 use crate::{DType, Result};
+
+mod open;
 
 /// An opened device. Cloning gives another handle to the same one; the last handle closes it.
 #[derive(Clone, Debug)]
 pub struct Device {
     inner: Arc<Inner>,
+    notes: Arc<Vec<String>>,
 }
 
 #[derive(Debug)]
@@ -25,6 +31,8 @@ struct Inner {
     memory: Arc<MemoryManager>,
     programs: ProgramCache,
     profile: Profile,
+    flop: AtomicU64,
+    bytes: AtomicU64,
 }
 
 /// How to open a device.
@@ -37,6 +45,9 @@ pub struct DeviceOptions {
     /// Fill every block with NaNs before it is used, so that a kernel which leaves a part of its
     /// output unwritten is found. For tests: it costs a write of every block.
     pub poison: bool,
+    /// Where compiled programs are kept between runs. If not given, [`Device::open`] asks
+    /// [`knob::cache_dir`](crate::knob::cache_dir), and [`Device::new`] keeps none.
+    pub cache_dir: Option<PathBuf>,
 }
 
 /// What an op asks a device to run.
@@ -89,6 +100,7 @@ impl Device {
             budget_bytes: Some(self.inner.memory.stats().budget_bytes),
             max_allocation_bytes: Some(self.inner.memory.max_allocation_bytes()),
             poison: false,
+            cache_dir: None,
         };
         Self::with_record(Arc::clone(&record) as _, Some(record), &options)
     }
@@ -111,8 +123,14 @@ impl Device {
             poison: options.poison,
         };
         let memory = Arc::new(MemoryManager::new(Arc::clone(&backend), limits));
-        let (programs, profile) = (ProgramCache::default(), Profile::default());
-        Self { inner: Arc::new(Inner { backend, record, memory, programs, profile }) }
+        let programs = match &options.cache_dir {
+            Some(folder) => ProgramCache::on_disk(folder.join("programs")),
+            None => ProgramCache::default(),
+        };
+        let profile = Profile::default();
+        let (flop, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
+        let inner = Inner { backend, record, memory, programs, profile, flop, bytes };
+        Self { inner: Arc::new(inner), notes: Arc::default() }
     }
 
     /// What the device says of itself.
@@ -140,6 +158,17 @@ impl Device {
         self.inner.record.as_ref().map(|record| record.recorded())
     }
 
+    /// The work of every launch so far.
+    pub fn work(&self) -> Work {
+        let sum = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Work { flop: sum(&self.inner.flop), bytes: sum(&self.inner.bytes) }
+    }
+
+    /// Where the programs came from that were used so far.
+    pub fn program_stats(&self) -> ProgramStats {
+        self.inner.programs.stats()
+    }
+
     /// Whether launches take place: false on a dry run.
     pub fn executes(&self) -> bool {
         self.inner.backend.executes()
@@ -152,6 +181,13 @@ impl Device {
     /// [`Error::Device`](crate::Error::Device) if the driver fails.
     pub fn finish(&self) -> Result<()> {
         self.inner.backend.finish()
+    }
+
+    /// Opens a stage: until the guard is dropped, memory is counted under `name` and launches are
+    /// noted inside it.
+    pub fn stage(&self, name: &'static str) -> Stage {
+        self.inner.memory.push_label(name);
+        Stage { device: self.clone(), record: self.inner.profile.open(name) }
     }
 
     pub(crate) fn backend(&self) -> &dyn Backend {
@@ -189,9 +225,32 @@ impl Device {
         };
         let program = self.inner.programs.get(self.backend(), source)?;
         let launch = Launch { arguments: call.arguments, groups: call.groups, local: call.local };
+        let work = Work { flop: call.flop, bytes: call.bytes };
+        let start = Instant::now();
         let timer = self.backend().launch(&program, &launch)?;
-        drop(timer);
+        self.inner.flop.fetch_add(work.flop, Ordering::Relaxed);
+        self.inner.bytes.fetch_add(work.bytes, Ordering::Relaxed);
+        self.inner.profile.launched(kernel.name, start, work, timer);
         Ok(())
+    }
+}
+
+/// A part of a run, from [`Device::stage`] until it is dropped. Stages nest.
+#[derive(Debug)]
+#[must_use = "a stage ends when its guard is dropped"]
+pub struct Stage {
+    device: Device,
+    record: Option<usize>,
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.device.inner.memory.pop_label();
+        if let Some(record) = self.record {
+            // A driver that fails here fails again at the next call, which can return the error.
+            let _ = self.device.finish();
+            self.device.inner.profile.close(record);
+        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! The kernels of `kernels/`: their names, sources and parameters, and the compiled programs.
 
 mod cache;
+mod disk;
 
-pub use cache::ProgramCache;
+pub use cache::{ProgramCache, ProgramStats};
 
 /// A kernel of `kernels/`, before it is specialised.
 #[derive(Debug)]

@@ -184,7 +184,7 @@ impl Tensor {
     /// several blocks and the new rows do not end where they do.
     pub fn reshape(&self, shape: &[usize]) -> Result<Self> {
         let error = |detail| Err(Error::shape("reshape", detail));
-        if shape.iter().product::<usize>() != self.shape.iter().product() {
+        if shape.iter().product::<usize>() != self.shape.iter().product::<usize>() {
             return error(format!("{shape:?} does not hold the elements of {:?}", self.shape));
         }
         let rows_of = |shape: &[usize]| *shape.get(1).unwrap_or(&1);

@@ -1,11 +1,48 @@
 //! What several test programs share.
 
-use ellesmere::{Device, DeviceOptions, Tensor};
+use std::path::Path;
+use std::sync::OnceLock;
 
-/// Every device that kernels are tested on, with blocks that start as NaNs.
+use ellesmere::hardware::detect;
+use ellesmere::{Device, DeviceOptions, Tensor, knob};
+
+/// Every device that kernels are tested on, with blocks that start as NaNs: the CPU backend and
+/// each OpenCL device, one card once.
+///
+/// # Panics
+///
+/// If `ELLESMERE_REQUIRE_DEVICES` names a device that is not there. It is a list such as
+/// `cpu,pocl,llvmpipe`: each name must be a part of some device's backend, platform or name.
 pub fn devices() -> Vec<Device> {
-    let options = DeviceOptions { poison: true, ..DeviceOptions::default() };
-    vec![Device::cpu_with(&options)]
+    static DEVICES: OnceLock<Vec<Device>> = OnceLock::new();
+    DEVICES.get_or_init(open_devices).clone()
+}
+
+fn open_devices() -> Vec<Device> {
+    let detected = detect();
+    detected.notes.iter().for_each(|note| eprintln!("{note}"));
+    // Not the user's own cache, and gone with `cargo clean`.
+    let cache_dir = Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"));
+    let options = DeviceOptions { poison: true, cache_dir, ..DeviceOptions::default() };
+    let mut devices = Vec::new();
+    // The host first: its failures are the easiest to read.
+    for entry in detected.entries.iter().rev().filter(|entry| entry.duplicate_of.is_none()) {
+        match Device::open_entry(entry, &options) {
+            Ok(device) => devices.push(device),
+            Err(error) => eprintln!("{} is not tested: {error}", entry.id),
+        }
+    }
+    let described: Vec<String> = devices
+        .iter()
+        .map(|device| device.info())
+        .map(|info| format!("{}: {}, {}", info.backend, info.platform, info.name))
+        .collect();
+    for name in knob::require_devices().unwrap() {
+        let there = described.iter().any(|text| text.to_lowercase().contains(&name));
+        assert!(there, "ELLESMERE_REQUIRE_DEVICES demands {name}, there are {described:#?}");
+    }
+    eprintln!("tested on {described:#?}");
+    devices
 }
 
 /// The device on which every kernel is its definition, choosing as `device` does.

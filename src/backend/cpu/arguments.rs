@@ -177,7 +177,7 @@ impl<'a> Arguments<'a> {
     }
 }
 
-fn slice<'a, T: Plain>(buffer: &'a Buffer) -> &'a [T] {
+fn slice<T: Plain>(buffer: &Buffer) -> &[T] {
     let memory: &HostMemory = buffer.handle();
     let count = buffer.bytes() as usize / size_of::<T>();
     // SAFETY: the memory is aligned to 64 bytes and initialised, any bytes are a `T`, and
@@ -186,7 +186,7 @@ fn slice<'a, T: Plain>(buffer: &'a Buffer) -> &'a [T] {
 }
 
 #[allow(clippy::mut_from_ref)]
-fn slice_mut<'a, T: Plain>(buffer: &'a Buffer) -> &'a mut [T] {
+fn slice_mut<T: Plain>(buffer: &Buffer) -> &mut [T] {
     let memory: &HostMemory = buffer.handle();
     let count = buffer.bytes() as usize / size_of::<T>();
     // SAFETY: as in `slice`; besides, each output is taken once (`Arguments::output`), so this
