@@ -6,7 +6,7 @@
 //   sample_bias  [samples, outputs]  REAL, or absent
 //   residual, y  [samples, out_height, out_width, outputs]  REAL; residual may be absent
 //   top, left    padding before x: x ends where its sizes say, whatever is asked beyond is zero
-//   upsample     1: x is read twice as large, pixel (r, c) being x[r / 2][c / 2]
+//   enlarge       1: x is read twice as large, pixel (r, c) being x[r / 2][c / 2]
 //   launch       one work-group per TILE_M pixels of y and TILE_N outputs, see local_tile.h
 //
 // A product whose rows are windows of x. The loop goes through the window and then through the
@@ -31,7 +31,7 @@ void conv2d_local(__global const REAL *x,
                   const uint stride,
                   const int top,
                   const int left,
-                  const uint upsample,
+                  const uint enlarge,
                   const uint activation)
 {
     __local float a[TILE_K * A_STRIDE] __attribute__((aligned(16)));
@@ -68,8 +68,8 @@ void conv2d_local(__global const REAL *x,
         for (uint i = 0; i < A_LOADS; i++) {
             const int r = corner_row[i] + (int)(tap / kernel_width);
             const int c = corner_column[i] + (int)(tap % kernel_width);
-            inside[i] = r >= 0 && c >= 0 && r < (int)(height << upsample) && c < (int)(width << upsample);
-            start[i] = ((base[i] + (r >> upsample)) * width + (c >> upsample)) * channels;
+            inside[i] = r >= 0 && c >= 0 && r < (int)(height << enlarge) && c < (int)(width << enlarge);
+            start[i] = ((base[i] + (r >> enlarge)) * width + (c >> enlarge)) * channels;
         }
         for (uint first = 0; first < channels; first += TILE_K) {
             barrier(CLK_LOCAL_MEM_FENCE);

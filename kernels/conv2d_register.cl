@@ -6,7 +6,7 @@
 //   sample_bias  [samples, outputs]  REAL, or absent
 //   residual, y  [samples, out_height, out_width, outputs]  REAL; residual may be absent
 //   top, left    padding before x: x ends where its sizes say, whatever is asked beyond is zero
-//   upsample     1: x is read twice as large, pixel (r, c) being x[r / 2][c / 2]
+//   enlarge       1: x is read twice as large, pixel (r, c) being x[r / 2][c / 2]
 //   launch       one work-item per BLOCK_M pixels of y and BLOCK_N outputs, see register_tile.h
 //
 // A product whose rows are windows of x, gathered as a block needs them: runs of contiguous
@@ -31,7 +31,7 @@ void conv2d_register(__global const REAL *x,
                      const uint stride,
                      const int top,
                      const int left,
-                     const uint upsample,
+                     const uint enlarge,
                      const uint activation)
 {
     const uint rows = samples * out_height * out_width;
@@ -59,9 +59,9 @@ void conv2d_register(__global const REAL *x,
                 const int r = (int)(out_row * stride + tap / kernel_width) - top;
                 const int c = (int)(out_column * stride + tap % kernel_width) - left;
                 float *target = packed + m * A_STRIDE + k;
-                if (r >= 0 && c >= 0 && r < (int)(height << upsample) && c < (int)(width << upsample)) {
-                    const size_t row = (size_t)sample * height + (r >> upsample);
-                    unpack(target, x, (row * width + (c >> upsample)) * channels + channel, run);
+                if (r >= 0 && c >= 0 && r < (int)(height << enlarge) && c < (int)(width << enlarge)) {
+                    const size_t row = (size_t)sample * height + (r >> enlarge);
+                    unpack(target, x, (row * width + (c >> enlarge)) * channels + channel, run);
                 } else {
                     clear(target, run);
                 }
