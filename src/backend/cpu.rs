@@ -20,6 +20,7 @@ mod arguments;
 mod conv2d;
 mod gemm;
 mod layer_norm;
+mod product;
 
 pub use arguments::{Arguments, Reals, RealsMut};
 
@@ -32,10 +33,10 @@ struct Kernel {
 
 /// Every kernel of `kernels/`, in alphabetical order.
 const KERNELS: &[Kernel] = &[
-    Kernel { name: "conv2d_local", definition: conv2d::definition, fast: None },
-    Kernel { name: "conv2d_register", definition: conv2d::definition, fast: None },
-    Kernel { name: "gemm_local", definition: gemm::definition, fast: None },
-    Kernel { name: "gemm_register", definition: gemm::definition, fast: None },
+    Kernel { name: "conv2d_local", definition: conv2d::definition, fast: Some(conv2d::fast) },
+    Kernel { name: "conv2d_register", definition: conv2d::definition, fast: Some(conv2d::fast) },
+    Kernel { name: "gemm_local", definition: gemm::definition, fast: Some(gemm::fast) },
+    Kernel { name: "gemm_register", definition: gemm::definition, fast: Some(gemm::fast) },
     Kernel { name: "layer_norm", definition: layer_norm::definition, fast: None },
 ];
 
