@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::{Arguments, PANEL, activation};
+use super::product::{self, Epilogue, Product, Rows};
+use super::{Arguments, PANEL, Reals, activation};
 
 /// What a convolution's sizes are called in its kernels.
 struct Sizes {
@@ -18,7 +19,7 @@ struct Sizes {
     stride: usize,
     top: i32,
     left: i32,
-    upsample: usize,
+    enlarge: usize,
 }
 
 impl Sizes {
@@ -36,25 +37,25 @@ impl Sizes {
             stride: arguments.size("stride"),
             top: arguments.int("top"),
             left: arguments.int("left"),
-            upsample: arguments.size("upsample"),
+            enlarge: arguments.size("enlarge"),
         }
     }
 
     /// The row of x under a row of the window, if that is not padding.
     fn row(&self, out_row: usize, kernel_row: usize) -> Option<usize> {
-        position(out_row * self.stride + kernel_row, self.top, self.height, self.upsample)
+        position(out_row * self.stride + kernel_row, self.top, self.height, self.enlarge)
     }
 
     /// The column of x under a column of the window, if that is not padding.
     fn column(&self, out_column: usize, kernel_column: usize) -> Option<usize> {
-        position(out_column * self.stride + kernel_column, self.left, self.width, self.upsample)
+        position(out_column * self.stride + kernel_column, self.left, self.width, self.enlarge)
     }
 }
 
 /// `padded` counts from the first pixel of padding; the result, from the first of x.
-fn position(padded: usize, padding: i32, size: usize, upsample: usize) -> Option<usize> {
+fn position(padded: usize, padding: i32, size: usize, enlarge: usize) -> Option<usize> {
     let read = usize::try_from(padded as i64 - i64::from(padding)).ok()?;
-    (read < size << upsample).then_some(read >> upsample)
+    (read < size << enlarge).then_some(read >> enlarge)
 }
 
 pub fn definition(arguments: &Arguments) {
@@ -96,4 +97,60 @@ pub fn definition(arguments: &Arguments) {
     for (index, value) in results.into_iter().enumerate() {
         y.set(index, value);
     }
+}
+
+/// Windows of x as the rows of a matrix: (row, column, channel), channels contiguous.
+struct Windows<'a> {
+    x: Reals<'a>,
+    sizes: Sizes,
+}
+
+impl Rows for Windows<'_> {
+    #[inline(always)]
+    fn pack(&self, pixel: usize, first: usize, target: &mut [f32]) {
+        let sizes = &self.sizes;
+        let (out_row, out_column) = (pixel / sizes.out_width, pixel % sizes.out_width);
+        let (sample, out_row) = (out_row / sizes.out_height, out_row % sizes.out_height);
+        let (tap, mut channel) = (first / sizes.channels, first % sizes.channels);
+        let mut kernel_row = tap / sizes.kernel_width;
+        let mut kernel_column = tap % sizes.kernel_width;
+        let mut rest = target;
+        while !rest.is_empty() {
+            let run = rest.len().min(sizes.channels - channel);
+            let (target, after) = rest.split_at_mut(run);
+            let row = sizes.row(out_row, kernel_row);
+            match row.zip(sizes.column(out_column, kernel_column)) {
+                Some((row, column)) => {
+                    let pixel = (sample * sizes.height + row) * sizes.width + column;
+                    product::unpack(self.x, pixel * sizes.channels + channel, target);
+                }
+                None => target.fill(0.0),
+            }
+            (rest, channel) = (after, 0);
+            kernel_column += 1;
+            if kernel_column == sizes.kernel_width {
+                (kernel_row, kernel_column) = (kernel_row + 1, 0);
+            }
+        }
+    }
+}
+
+pub fn fast(arguments: &Arguments) {
+    let sizes = Sizes::new(arguments);
+    let sample_rows = sizes.out_height * sizes.out_width;
+    let product = Product {
+        rows: sizes.samples * sample_rows,
+        outputs: sizes.outputs,
+        inputs: sizes.kernel_height * sizes.kernel_width * sizes.channels,
+        weights: arguments.reals("weights"),
+        epilogue: Epilogue {
+            bias: arguments.optional_floats("bias"),
+            sample_bias: arguments.optional_reals("sample_bias"),
+            sample_rows,
+            activation: arguments.size("activation"),
+            residual: arguments.optional_reals("residual"),
+        },
+    };
+    let windows = Windows { x: arguments.reals("x"), sizes };
+    product::run(&product, &windows, arguments.reals_out("y"));
 }
