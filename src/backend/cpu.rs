@@ -30,6 +30,7 @@ mod layer_norm;
 mod product;
 mod timestep_embedding;
 mod token_embedding;
+mod vector_math;
 
 pub use arguments::{Arguments, Reals, RealsMut};
 
