@@ -18,11 +18,18 @@ pub struct Kernel {
     pub source: &'static str,
 }
 
-/// A kernel's source behind the prelude, with its own line numbers in the compiler's messages.
+/// A kernel's source behind the prelude and the headers it needs, each with its own line numbers
+/// in the compiler's messages.
 macro_rules! source {
-    ($name:literal) => {
+    ($name:literal $(, $header:literal)*) => {
         concat!(
             include_str!("../../kernels/prelude/portable.h"),
+            $(
+                "#line 1 \"",
+                $header,
+                ".h\"\n",
+                include_str!(concat!("../../kernels/prelude/", $header, ".h")),
+            )*
             "#line 1 \"",
             $name,
             ".cl\"\n",
@@ -55,13 +62,13 @@ pub const KERNELS: &[Kernel] = &[
         name: "conv2d_local",
         summary: "convolves images, a work-group sharing tiles in local memory",
         parameters: LOCAL_TILES,
-        source: source!("conv2d_local"),
+        source: source!("conv2d_local", "local_tile"),
     },
     Kernel {
         name: "conv2d_register",
         summary: "convolves images, a work-item holding a tile in registers",
         parameters: REGISTER_TILES,
-        source: source!("conv2d_register"),
+        source: source!("conv2d_register", "register_tile"),
     },
     Kernel {
         name: "gaussian_sample",
@@ -79,13 +86,13 @@ pub const KERNELS: &[Kernel] = &[
         name: "gemm_local",
         summary: "multiplies matrices, a work-group sharing tiles in local memory",
         parameters: LOCAL_TILES,
-        source: source!("gemm_local"),
+        source: source!("gemm_local", "local_tile"),
     },
     Kernel {
         name: "gemm_register",
         summary: "multiplies matrices, a work-item holding a tile in registers",
         parameters: REGISTER_TILES,
-        source: source!("gemm_register"),
+        source: source!("gemm_register", "register_tile"),
     },
     Kernel {
         name: "group_norm_apply",

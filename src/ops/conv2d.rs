@@ -159,7 +159,7 @@ pub fn conv2d(
                 stride: params.stride as u32,
                 top: window.top,
                 left: params.padding.left as i32,
-                upsample: u32::from(params.upsample),
+                enlarge: u32::from(params.upsample),
                 activation: epilogue.activation as u32,
             },
             groups: tiling.groups,
