@@ -29,6 +29,7 @@ mod group_norm_statistics;
 mod layer_norm;
 mod timestep_embedding;
 mod token_embedding;
+mod vector_math;
 
 pub use arguments::{Arguments, Reals, RealsMut};
 
