@@ -10,7 +10,7 @@ use crate::io::one_line;
 use crate::{Error, Result};
 
 /// CLIP's merges as pairs of token numbers, 16 bits each, little-endian; written by
-/// `tools/clip_vocabulary.py` from OpenAI's `bpe_simple_vocab_16e6.txt.gz` (MIT licence).
+/// `tools/clip_merges.py` from OpenAI's `bpe_simple_vocab_16e6.txt.gz` (MIT licence).
 const CLIP_MERGES: &[u8] = include_bytes!("clip_merges.bin");
 
 /// The largest token number of a vocabulary, plus one.

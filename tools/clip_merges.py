@@ -2,7 +2,7 @@
 """Writes CLIP's vocabulary for the tokenizer of single-file checkpoints.
 
     pip download --no-deps open_clip_torch==3.3.0
-    tools/clip_vocabulary.py open_clip_torch-3.3.0-py3-none-any.whl src/models/tokenizer/clip_merges.bin
+    tools/clip_merges.py open_clip_torch-3.3.0-py3-none-any.whl src/models/tokenizer/clip_merges.bin
 
 CLIP's vocabulary is 256 bytes, the same 256 at the end of a word, then one entry a merge, then the
 two special tokens. So the merges say it all: 48,894 pairs of token numbers, 16 bits each, little-endian.
