@@ -86,6 +86,7 @@ pub mod kernel;
 pub mod knob;
 pub mod memory;
 pub mod models;
+pub mod nn;
 pub mod ops;
 pub mod pipeline;
 pub mod profile;
