@@ -3,4 +3,10 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod attention;
+mod cast;
+mod embeddings;
+mod gaussian_sample;
+mod geglu;
+mod group_norm;
 mod layer_norm;
