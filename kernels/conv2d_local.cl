@@ -5,8 +5,9 @@
 //   bias         [outputs]           float, or absent
 //   sample_bias  [samples, outputs]  REAL, or absent
 //   residual, y  [samples, out_height, out_width, outputs]  REAL; residual may be absent
-//   top, left    padding before x: x ends where its sizes say, whatever is asked beyond is zero
-//   enlarge       1: x is read twice as large, pixel (r, c) being x[r / 2][c / 2]
+//   top, left    padding before x
+//   read_height, read_width  where x ends as it is read: whatever is asked beyond is zero
+//   enlarge      1: x is read twice as large, pixel (r, c) being x[r / 2][c / 2]
 //   launch       one work-group per TILE_M pixels of y and TILE_N outputs, see local_tile.h
 //
 // A product whose rows are windows of x. The loop goes through the window and then through the
@@ -31,6 +32,8 @@ void conv2d_local(__global const REAL *x,
                   const uint stride,
                   const int top,
                   const int left,
+                  const uint read_height,
+                  const uint read_width,
                   const uint enlarge,
                   const uint activation)
 {
@@ -68,7 +71,7 @@ void conv2d_local(__global const REAL *x,
         for (uint i = 0; i < A_LOADS; i++) {
             const int r = corner_row[i] + (int)(tap / kernel_width);
             const int c = corner_column[i] + (int)(tap % kernel_width);
-            inside[i] = r >= 0 && c >= 0 && r < (int)(height << enlarge) && c < (int)(width << enlarge);
+            inside[i] = r >= 0 && c >= 0 && r < (int)read_height && c < (int)read_width;
             start[i] = ((base[i] + (r >> enlarge)) * width + (c >> enlarge)) * channels;
         }
         for (uint first = 0; first < channels; first += TILE_K) {

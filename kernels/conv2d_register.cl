@@ -5,8 +5,9 @@
 //   bias         [outputs]           float, or absent
 //   sample_bias  [samples, outputs]  REAL, or absent
 //   residual, y  [samples, out_height, out_width, outputs]  REAL; residual may be absent
-//   top, left    padding before x: x ends where its sizes say, whatever is asked beyond is zero
-//   enlarge       1: x is read twice as large, pixel (r, c) being x[r / 2][c / 2]
+//   top, left    padding before x
+//   read_height, read_width  where x ends as it is read: whatever is asked beyond is zero
+//   enlarge      1: x is read twice as large, pixel (r, c) being x[r / 2][c / 2]
 //   launch       one work-item per BLOCK_M pixels of y and BLOCK_N outputs, see register_tile.h
 //
 // A product whose rows are windows of x, gathered as a block needs them: runs of contiguous
@@ -31,6 +32,8 @@ void conv2d_register(__global const REAL *x,
                      const uint stride,
                      const int top,
                      const int left,
+                     const uint read_height,
+                     const uint read_width,
                      const uint enlarge,
                      const uint activation)
 {
@@ -59,7 +62,7 @@ void conv2d_register(__global const REAL *x,
                 const int r = (int)(out_row * stride + tap / kernel_width) - top;
                 const int c = (int)(out_column * stride + tap % kernel_width) - left;
                 float *target = packed + m * A_STRIDE + k;
-                if (r >= 0 && c >= 0 && r < (int)(height << enlarge) && c < (int)(width << enlarge)) {
+                if (r >= 0 && c >= 0 && r < (int)read_height && c < (int)read_width) {
                     const size_t row = (size_t)sample * height + (r >> enlarge);
                     unpack(target, x, (row * width + (c >> enlarge)) * channels + channel, run);
                 } else {

@@ -30,6 +30,11 @@ INLINE void store_real8(__global REAL *p, const size_t i, const float8 v) { vsto
 INLINE void store_real16(__global REAL *p, const size_t i, const float16 v) { vstore16(v, 0, p + i); }
 #endif
 
+// WORD(float, VECTOR) is float4 where VECTOR is 4: types and words for vectors of a parameter's
+// width, which is 4, 8 or 16.
+#define WORD_(name, width) name##width
+#define WORD(name, width) WORD_(name, width)
+
 // The sum of `value` over the work-group, the same in every work-item, in a fixed order.
 // `scratch` holds one float for each work-item; `size` is a power of two.
 INLINE float group_sum(const float value, __local float *scratch, const uint size)

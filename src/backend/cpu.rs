@@ -17,10 +17,20 @@ use crate::{Error, Result};
 
 mod activation;
 mod arguments;
+mod attention;
+mod cast;
 mod conv2d;
+mod gaussian_sample;
+mod geglu;
 mod gemm;
+mod group_norm_apply;
+mod group_norm_merge;
+mod group_norm_statistics;
 mod layer_norm;
 mod product;
+mod timestep_embedding;
+mod token_embedding;
+mod vector_math;
 
 pub use arguments::{Arguments, Reals, RealsMut};
 
@@ -33,15 +43,34 @@ struct Kernel {
 
 /// Every kernel of `kernels/`, in alphabetical order.
 const KERNELS: &[Kernel] = &[
+    Kernel { name: "attention_local", definition: attention::definition, fast: None },
+    Kernel { name: "attention_register", definition: attention::definition, fast: None },
+    Kernel { name: "cast", definition: cast::definition, fast: None },
     Kernel { name: "conv2d_local", definition: conv2d::definition, fast: Some(conv2d::fast) },
     Kernel { name: "conv2d_register", definition: conv2d::definition, fast: Some(conv2d::fast) },
+    Kernel { name: "gaussian_sample", definition: gaussian_sample::definition, fast: None },
+    Kernel { name: "geglu", definition: geglu::definition, fast: None },
     Kernel { name: "gemm_local", definition: gemm::definition, fast: Some(gemm::fast) },
     Kernel { name: "gemm_register", definition: gemm::definition, fast: Some(gemm::fast) },
+    Kernel { name: "group_norm_apply", definition: group_norm_apply::definition, fast: None },
+    Kernel { name: "group_norm_merge", definition: group_norm_merge::definition, fast: None },
+    Kernel {
+        name: "group_norm_statistics",
+        definition: group_norm_statistics::definition,
+        fast: None,
+    },
     Kernel { name: "layer_norm", definition: layer_norm::definition, fast: None },
+    Kernel { name: "timestep_embedding", definition: timestep_embedding::definition, fast: None },
+    Kernel { name: "token_embedding", definition: token_embedding::definition, fast: None },
 ];
 
 /// Outputs in a panel of weights, as `ops::PANEL`.
 pub(crate) const PANEL: usize = 32;
+
+/// Whether a kernel has a fast path beside its definition; `None` if it has no definition.
+pub fn has_fast_path(kernel: &str) -> Option<bool> {
+    KERNELS.iter().find(|entry| entry.name == kernel).map(|entry| entry.fast.is_some())
+}
 
 /// The host as a device.
 pub struct Cpu {

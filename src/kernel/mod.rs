@@ -41,6 +41,24 @@ macro_rules! source {
 /// Every kernel, in alphabetical order.
 pub const KERNELS: &[Kernel] = &[
     Kernel {
+        name: "attention_local",
+        summary: "attention with tiles of keys and values in local memory",
+        parameters: &[("HEAD_WIDTH", 64), ("QUERIES", 64)],
+        source: source!("attention_local"),
+    },
+    Kernel {
+        name: "attention_register",
+        summary: "attention with a block of queries in wide vectors",
+        parameters: &[("HEAD_WIDTH", 64), ("KEYS", 64)],
+        source: source!("attention_register"),
+    },
+    Kernel {
+        name: "cast",
+        summary: "changes the element type",
+        parameters: &[("TARGET_F16", 0), ("WG_SIZE", 64), ("VECTOR", 4), ("ROUNDS", 4)],
+        source: source!("cast"),
+    },
+    Kernel {
         name: "conv2d_local",
         summary: "convolves images, a work-group sharing tiles in local memory",
         parameters: LOCAL_TILES,
@@ -51,6 +69,18 @@ pub const KERNELS: &[Kernel] = &[
         summary: "convolves images, a work-item holding a tile in registers",
         parameters: REGISTER_TILES,
         source: source!("conv2d_register", "register_tile"),
+    },
+    Kernel {
+        name: "gaussian_sample",
+        summary: "draws a sample from means and logarithms of variances",
+        parameters: &[("WG_SIZE", 64)],
+        source: source!("gaussian_sample"),
+    },
+    Kernel {
+        name: "geglu",
+        summary: "multiplies one half of each row by the GELU of the other",
+        parameters: &[("WG_SIZE", 64), ("VECTOR", 4), ("ROUNDS", 4)],
+        source: source!("geglu"),
     },
     Kernel {
         name: "gemm_local",
@@ -65,10 +95,40 @@ pub const KERNELS: &[Kernel] = &[
         source: source!("gemm_register", "register_tile"),
     },
     Kernel {
+        name: "group_norm_apply",
+        summary: "scales, shifts and activates each channel",
+        parameters: &[("WG_SIZE", 64), ("VECTOR", 4)],
+        source: source!("group_norm_apply"),
+    },
+    Kernel {
+        name: "group_norm_merge",
+        summary: "merges the statistics of chunks into each channel's scale and shift",
+        parameters: &[("WG_SIZE", 64)],
+        source: source!("group_norm_merge"),
+    },
+    Kernel {
+        name: "group_norm_statistics",
+        summary: "takes the mean and squared distances of each channel of a chunk",
+        parameters: &[("WG_SIZE", 64), ("VECTOR", 4)],
+        source: source!("group_norm_statistics"),
+    },
+    Kernel {
         name: "layer_norm",
         summary: "normalizes each row, then scales and shifts",
         parameters: &[("WG_SIZE", 64)],
         source: source!("layer_norm"),
+    },
+    Kernel {
+        name: "timestep_embedding",
+        summary: "turns timesteps into sines and cosines",
+        parameters: &[("WG_SIZE", 64)],
+        source: source!("timestep_embedding"),
+    },
+    Kernel {
+        name: "token_embedding",
+        summary: "adds each token's vector and its position's",
+        parameters: &[("WG_SIZE", 64)],
+        source: source!("token_embedding"),
     },
 ];
 

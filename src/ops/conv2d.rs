@@ -41,6 +41,17 @@ pub struct Conv2d {
     pub padding: Padding,
     /// Whether x is read twice as large, each pixel standing for four.
     pub upsample: bool,
+    /// Rows and columns at the end of the image that are not there (of the larger one, with
+    /// `upsample`): an odd size upsampled from its rounded half is one less than twice the half.
+    pub crop: [usize; 2],
+}
+
+impl Conv2d {
+    /// The size as which an image of `size` is read, 0 where nothing is left of it.
+    fn read_size(&self, size: [usize; 2]) -> [usize; 2] {
+        let scale = 1 + usize::from(self.upsample);
+        [0, 1].map(|axis| (size[axis] * scale).saturating_sub(self.crop[axis]))
+    }
 }
 
 /// The sizes that decide how a convolution is computed.
@@ -75,8 +86,13 @@ pub enum Algorithm {
 
 /// The algorithm for a convolution on a device: the first applicable one, most specific first.
 pub fn plan(problem: &Problem, info: &DeviceInfo) -> Algorithm {
-    let pixel_by_pixel =
-        Conv2d { kernel: [1, 1], stride: 1, padding: Padding::default(), upsample: false };
+    let pixel_by_pixel = Conv2d {
+        kernel: [1, 1],
+        stride: 1,
+        padding: Padding::default(),
+        upsample: false,
+        crop: [0, 0],
+    };
     if problem.params == pixel_by_pixel && !problem.sample_bias {
         Algorithm::Pointwise
     } else if info.prefers_register_tiles() {
@@ -96,7 +112,8 @@ pub fn plan(problem: &Problem, info: &DeviceInfo) -> Algorithm {
 ///   block's time embedding, which a [`gemm`] gives)
 /// - residual: the result's shape and element type
 /// - result: `[N, oH, oW, O]`, of the element type of `x`, with
-///   `oH = (H + top + bottom - kH) / stride + 1`, where H counts twice with `upsample`; oW likewise
+///   `oH = (H + top + bottom - kH) / stride + 1`, where H counts twice with `upsample`, then without what `crop`
+///   leaves out; oW likewise
 ///
 /// # Errors
 ///
@@ -159,6 +176,8 @@ pub fn conv2d(
                 stride: params.stride as u32,
                 top: window.top,
                 left: params.padding.left as i32,
+                read_height: window.read_height as u32,
+                read_width: params.read_size(problem.input)[1] as u32,
                 enlarge: u32::from(params.upsample),
                 activation: epilogue.activation as u32,
             },
@@ -198,9 +217,13 @@ fn check(x: &Tensor, weights: &Weights, params: &Conv2d, epilogue: &Epilogue) ->
             "weights must have {kernel_height} * {kernel_width} * {channels} inputs, got {got}"
         ));
     }
-    let scale = 1 + usize::from(params.upsample);
-    let padded_height = height * scale + padding.top + padding.bottom;
-    let padded_width = width * scale + padding.left + padding.right;
+    let [read_height, read_width] = params.read_size([height, width]);
+    if read_height == 0 || read_width == 0 {
+        let crop = params.crop;
+        return shape_error(format!("crop must leave some of {height} by {width}, got {crop:?}"));
+    }
+    let padded_height = read_height + padding.top + padding.bottom;
+    let padded_width = read_width + padding.left + padding.right;
     if padded_height < kernel_height || padded_width < kernel_width {
         let kernel = params.kernel;
         return shape_error(format!(
@@ -229,6 +252,8 @@ fn check(x: &Tensor, weights: &Weights, params: &Conv2d, epilogue: &Epilogue) ->
 /// The rows of x that some rows of the result are computed from.
 struct Window {
     rows: Range<usize>,
+    /// Where they end as they are read.
+    read_height: usize,
     /// The padding above those rows; negative where the first of them is read from its second
     /// half on (of two upsampled rows).
     top: i32,
@@ -236,15 +261,16 @@ struct Window {
 
 /// Never empty: padding is less than the window, so every window has a row of x in it.
 fn input_rows(problem: &Problem, output_rows: &Range<usize>) -> Window {
-    let Conv2d { kernel, stride, padding, upsample } = problem.params;
+    let Conv2d { kernel, stride, padding, upsample, .. } = problem.params;
     let shift = u32::from(upsample);
-    let read_height = problem.input[0] << shift;
+    let [read_height, _] = problem.params.read_size(problem.input);
     let first = (output_rows.start * stride).saturating_sub(padding.top);
     let end = ((output_rows.end - 1) * stride + kernel[0]).saturating_sub(padding.top);
     let rows = first >> shift..((end.min(read_height) - 1) >> shift) + 1;
     let top =
         padding.top as i64 - (output_rows.start * stride) as i64 + ((rows.start << shift) as i64);
-    Window { rows, top: top as i32 }
+    let read_height = (rows.len() << shift).min(read_height - (rows.start << shift));
+    Window { rows, read_height, top: top as i32 }
 }
 
 #[cfg(test)]
@@ -260,7 +286,7 @@ mod tests {
             channels,
             output: [side, side],
             outputs,
-            params: Conv2d { kernel: [3, 3], stride: 1, padding, upsample: false },
+            params: Conv2d { kernel: [3, 3], stride: 1, padding, upsample: false, crop: [0, 0] },
             sample_bias: false,
         }
     }
@@ -268,7 +294,7 @@ mod tests {
     #[test]
     fn one_pixel_windows_are_products_and_the_rest_goes_by_the_device() {
         let pointwise = |padding, stride| Problem {
-            params: Conv2d { kernel: [1, 1], stride, padding, upsample: false },
+            params: Conv2d { kernel: [1, 1], stride, padding, upsample: false, crop: [0, 0] },
             ..layer(320, 640, 32)
         };
         let down = Padding { bottom: 1, right: 1, ..Padding::default() };

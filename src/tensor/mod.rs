@@ -95,6 +95,40 @@ impl Tensor {
         Ok(tensor)
     }
 
+    /// A tensor that stays for as long as a model is loaded, in one block of exactly its size.
+    /// `read` gives its row-major values; on a dry run it is not called.
+    ///
+    /// # Errors
+    ///
+    /// Those of `read`; [`Error::Shape`] if `shape` is empty or `read` gives another number of
+    /// values; [`Error::OutOfMemory`].
+    pub fn resident(
+        device: &Device,
+        shape: &[usize],
+        dtype: DType,
+        read: impl FnOnce() -> Result<Vec<f32>>,
+    ) -> Result<Self> {
+        let count: usize = shape.iter().product();
+        let block = device.upload(count * dtype.size(), Lifetime::Resident, || {
+            let values = read()?;
+            if values.len() != count || count == 0 {
+                let got = values.len();
+                return Err(Error::shape(
+                    "tensor",
+                    format!("{shape:?} does not hold {got} values"),
+                ));
+            }
+            Ok(to_bytes(&values, dtype))
+        })?;
+        Ok(Self {
+            device: device.clone(),
+            shape: shape.to_vec(),
+            dtype,
+            blocks: Arc::new(vec![block]),
+            rows_per_band: *shape.get(1).unwrap_or(&1),
+        })
+    }
+
     /// The values as an array on the host. Waits for the device.
     ///
     /// # Errors

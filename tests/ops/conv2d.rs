@@ -29,6 +29,7 @@ const SAME: Conv2d = Conv2d {
     stride: 1,
     padding: Padding { top: 1, bottom: 1, left: 1, right: 1 },
     upsample: false,
+    crop: [0, 0],
 };
 
 /// 3x3 without an epilogue.
@@ -38,11 +39,12 @@ fn plain(why: &'static str, x: [usize; 4], outputs: usize) -> Case {
 }
 
 fn output_shape(case: &Case) -> [usize; 4] {
-    let ([samples, height, width, _], Conv2d { kernel, stride, padding, upsample }) =
+    let ([samples, height, width, _], Conv2d { kernel, stride, padding, upsample, crop }) =
         (case.x, case.params);
     let scale = if upsample { 2 } else { 1 };
-    let out_height = (height * scale + padding.top + padding.bottom - kernel[0]) / stride + 1;
-    let out_width = (width * scale + padding.left + padding.right - kernel[1]) / stride + 1;
+    let (read_height, read_width) = (height * scale - crop[0], width * scale - crop[1]);
+    let out_height = (read_height + padding.top + padding.bottom - kernel[0]) / stride + 1;
+    let out_width = (read_width + padding.left + padding.right - kernel[1]) / stride + 1;
     [samples, out_height, out_width, case.outputs]
 }
 
@@ -115,6 +117,10 @@ fn cases() -> Vec<Case> {
             ..plain("read twice as large with a stride", [1, 5, 4, 6], 10)
         },
         Case {
+            params: Conv2d { upsample: true, crop: [1, 1], ..SAME },
+            ..plain("read twice as large but for a row and a column", [2, 3, 5, 20], 32)
+        },
+        Case {
             params: Conv2d { kernel: [1, 1], padding: Padding::default(), ..SAME },
             bias: Bias::Output,
             ..plain("pixel by pixel: a product", [2, 4, 3, 36], 40)
@@ -159,15 +165,18 @@ proptest! {
         stride in 1..3usize,
         padding in 0..256usize,
         upsample: bool,
+        crop in 0..4usize,
         bias in 0..3usize,
     ) {
         let side = |shift: u32| (padding >> shift & 3).min(kernel - 1);
         let padding = Padding { top: side(0), bottom: side(2), left: side(4), right: side(6) };
         let scale = if upsample { 2 } else { 1 };
-        prop_assume!(x.1 * scale + padding.top + padding.bottom >= kernel);
-        prop_assume!(x.2 * scale + padding.left + padding.right >= kernel);
+        let crop = [crop % 2, crop / 2];
+        let (height, width) = (x.1 * scale - crop[0], x.2 * scale - crop[1]);
+        prop_assume!(height > 0 && height + padding.top + padding.bottom >= kernel);
+        prop_assume!(width > 0 && width + padding.left + padding.right >= kernel);
         check(&Case {
-            params: Conv2d { kernel: [kernel, kernel], stride, padding, upsample },
+            params: Conv2d { kernel: [kernel, kernel], stride, padding, upsample, crop },
             bias: [Bias::None, Bias::Output, Bias::Sample][bias],
             ..plain("drawn", [x.0, x.1, x.2, x.3], outputs)
         });
@@ -186,6 +195,10 @@ fn an_image_in_several_blocks_gives_the_same_result() {
         Case {
             params: Conv2d { upsample: true, ..SAME },
             ..plain("one row for two, cut at odd rows too", [2, 9, 5, 16], 24)
+        },
+        Case {
+            params: Conv2d { upsample: true, crop: [1, 1], ..SAME },
+            ..plain("one row for two but for the last", [2, 9, 5, 16], 24)
         },
     ];
     for dtype in DType::ALL {
@@ -235,6 +248,16 @@ fn the_definition_slides_its_window_over_the_padded_image() {
         [7., 7., 8., 8., 9., 9.],
     ];
     assert_eq!(convolve(center, Conv2d { upsample: true, ..SAME }), up.concat());
+    let below_right = [0., 0., 0., 0., 0., 0., 0., 0., 1.];
+    let up = [
+        [1., 2., 2., 3., 0.],
+        [4., 5., 5., 6., 0.],
+        [4., 5., 5., 6., 0.],
+        [7., 8., 8., 9., 0.],
+        [0., 0., 0., 0., 0.],
+    ];
+    let odd = Conv2d { upsample: true, crop: [1, 1], ..SAME };
+    assert_eq!(convolve(below_right, odd), up.concat());
 }
 
 #[test]

@@ -19,6 +19,8 @@ struct Sizes {
     stride: usize,
     top: i32,
     left: i32,
+    read_height: usize,
+    read_width: usize,
     enlarge: usize,
 }
 
@@ -37,25 +39,27 @@ impl Sizes {
             stride: arguments.size("stride"),
             top: arguments.int("top"),
             left: arguments.int("left"),
+            read_height: arguments.size("read_height"),
+            read_width: arguments.size("read_width"),
             enlarge: arguments.size("enlarge"),
         }
     }
 
     /// The row of x under a row of the window, if that is not padding.
     fn row(&self, out_row: usize, kernel_row: usize) -> Option<usize> {
-        position(out_row * self.stride + kernel_row, self.top, self.height, self.enlarge)
+        position(out_row * self.stride + kernel_row, self.top, self.read_height, self.enlarge)
     }
 
     /// The column of x under a column of the window, if that is not padding.
     fn column(&self, out_column: usize, kernel_column: usize) -> Option<usize> {
-        position(out_column * self.stride + kernel_column, self.left, self.width, self.enlarge)
+        position(out_column * self.stride + kernel_column, self.left, self.read_width, self.enlarge)
     }
 }
 
 /// `padded` counts from the first pixel of padding; the result, from the first of x.
 fn position(padded: usize, padding: i32, size: usize, enlarge: usize) -> Option<usize> {
     let read = usize::try_from(padded as i64 - i64::from(padding)).ok()?;
-    (read < size << enlarge).then_some(read >> enlarge)
+    (read < size).then_some(read >> enlarge)
 }
 
 pub fn definition(arguments: &Arguments) {

@@ -1,0 +1,102 @@
+//! The bytes of a file, wherever they are.
+
+use std::fs::File;
+use std::ops::Deref;
+use std::path::Path;
+
+use crate::{Error, Result};
+
+/// Bytes that are mapped from a file, owned, or part of the program.
+///
+/// A mapping costs no memory of its own: pages come when they are read and go when the system
+/// wants them. The file must not be cut short while it is mapped, or the process is ended by the
+/// system (`SIGBUS`); writing the new version beside it and renaming, as [`super::atomic`] does,
+/// is always safe.
+#[derive(Debug)]
+pub struct FileBytes(Place);
+
+#[derive(Debug)]
+enum Place {
+    Mapped(memmap2::Mmap),
+    Owned(Vec<u8>),
+    Static(&'static [u8]),
+}
+
+impl FileBytes {
+    /// Maps a file, for reading only.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`] if `path` is not a regular file or cannot be opened or mapped.
+    pub fn map(path: &Path) -> Result<Self> {
+        let failed =
+            |what: &str, error: std::io::Error| Error::file(path, format!("{what}: {error}"));
+        let file = File::open(path).map_err(|error| failed("cannot be opened", error))?;
+        let metadata = file.metadata().map_err(|error| failed("cannot be read", error))?;
+        if !metadata.is_file() {
+            let what = if metadata.is_dir() { "a folder" } else { "something else" };
+            return Err(Error::file(path, format!("expected a file, got {what}")));
+        }
+        if metadata.len() == 0 {
+            return Ok(FileBytes(Place::Static(&[])));
+        }
+        // SAFETY: the mapping is read-only and private to this value. That nobody cuts the file
+        // short meanwhile is the caller's part of the contract above; whoever only changes bytes
+        // makes the reader see other numbers, which every reader of these bytes can take, since
+        // all that is ever made of them is integers and floats of any value.
+        let mapped = unsafe { memmap2::Mmap::map(&file) };
+        mapped
+            .map(|map| FileBytes(Place::Mapped(map)))
+            .map_err(|error| failed("cannot be mapped", error))
+    }
+}
+
+impl From<Vec<u8>> for FileBytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        FileBytes(Place::Owned(bytes))
+    }
+}
+
+impl From<&'static [u8]> for FileBytes {
+    fn from(bytes: &'static [u8]) -> Self {
+        FileBytes(Place::Static(bytes))
+    }
+}
+
+impl Deref for FileBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Place::Mapped(map) => map,
+            Place::Owned(bytes) => bytes,
+            Place::Static(bytes) => bytes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_place_gives_the_same_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bytes");
+        std::fs::write(&path, b"abc").unwrap();
+        assert_eq!(&*FileBytes::map(&path).unwrap(), b"abc");
+        assert_eq!(&*FileBytes::from(b"abc".to_vec()), b"abc");
+        assert_eq!(&*FileBytes::from(b"abc".as_slice()), b"abc");
+        std::fs::write(&path, b"").unwrap();
+        assert!(FileBytes::map(&path).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_not_a_file_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let message = FileBytes::map(folder.path()).unwrap_err().to_string();
+        assert!(message.ends_with("expected a file, got a folder"), "{message}");
+        let message = FileBytes::map(&folder.path().join("none")).unwrap_err().to_string();
+        assert!(message.contains("none: cannot be opened: "), "{message}");
+    }
+}
