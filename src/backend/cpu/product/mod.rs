@@ -51,7 +51,10 @@ pub struct Product<'a> {
 
 /// Computes the product of `source` and the weight into `y`.
 pub fn run(product: &Product, source: &impl Rows, y: RealsMut) {
-    let isa = Isa::detect();
+    run_on(Isa::available()[0], product, source, y);
+}
+
+fn run_on(isa: Isa, product: &Product, source: &impl Rows, y: RealsMut) {
     let grid = Grid::new(product, isa.tile_rows(), rayon::current_num_threads());
     let y = Output::new(y, product.rows * product.outputs);
     let tasks = grid.row_tasks * grid.panel_tasks;
@@ -231,6 +234,52 @@ mod tests {
                 next = part.end;
             }
             assert_eq!(next, count);
+        }
+    }
+
+    struct Matrix<'a>(&'a [f32], usize);
+
+    impl Rows for Matrix<'_> {
+        fn pack(&self, row: usize, first: usize, target: &mut [f32]) {
+            target.copy_from_slice(&self.0[row * self.1 + first..][..target.len()]);
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_sums() {
+        // Small integers, whose sums are exact. Rows and outputs that fill no tile and no panel,
+        // either half of a panel, one and several blocks of K.
+        for (rows, outputs, inputs) in
+            [(1usize, 1usize, 1usize), (13, 33, 100), (29, 80, 600), (150, 4, 513)]
+        {
+            let x: Vec<f32> = (0..rows * inputs).map(|i| (i * 7 % 11) as f32 - 5.0).collect();
+            let panels = outputs.div_ceil(PANEL);
+            let weights: Vec<f32> =
+                (0..panels * inputs * PANEL).map(|i| (i * 5 % 13) as f32 - 6.0).collect();
+            let bias: Vec<f32> = (0..outputs).map(|output| output as f32).collect();
+            let expected: Vec<f32> = (0..rows * outputs)
+                .map(|index| {
+                    let (row, output) = (index / outputs, index % outputs);
+                    let start = output / PANEL * inputs * PANEL + output % PANEL;
+                    let terms =
+                        (0..inputs).map(|k| x[row * inputs + k] * weights[start + k * PANEL]);
+                    terms.sum::<f32>() + bias[output]
+                })
+                .collect();
+            for isa in Isa::available() {
+                let mut y = vec![f32::NAN; rows * outputs];
+                let epilogue = Epilogue {
+                    bias: Some(&bias),
+                    sample_bias: None,
+                    sample_rows: rows,
+                    activation: 0,
+                    residual: None,
+                };
+                let weights = Reals::F32(&weights);
+                let product = Product { rows, outputs, inputs, weights, epilogue };
+                run_on(*isa, &product, &Matrix(&x, inputs), RealsMut::F32(&mut y));
+                assert!(y == expected, "{rows} x {outputs} x {inputs} by {isa:?}");
+            }
         }
     }
 }

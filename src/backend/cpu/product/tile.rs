@@ -25,8 +25,8 @@ pub trait Tile {
 }
 
 impl Isa {
-    /// The best of this machine.
-    pub fn detect() -> Self {
+    /// Those of this machine, the best first.
+    pub fn available() -> &'static [Isa] {
         #[cfg(target_arch = "x86_64")]
         {
             let avx2 = is_x86_feature_detected!("avx2")
@@ -37,12 +37,12 @@ impl Isa {
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq");
             match (avx2, avx512) {
-                (true, true) => return Isa::Avx512,
-                (true, false) => return Isa::Avx2,
+                (true, true) => return &[Isa::Avx512, Isa::Avx2, Isa::Portable],
+                (true, false) => return &[Isa::Avx2, Isa::Portable],
                 _ => (),
             }
         }
-        Isa::Portable
+        &[Isa::Portable]
     }
 
     /// The most rows of its tile.
@@ -66,7 +66,7 @@ impl Isa {
         scratch: &mut Scratch,
     ) {
         match self {
-            // SAFETY: `detect` is the only source of an `Isa` and has found the instructions.
+            // SAFETY: `available` is the only source of an `Isa` and has found the instructions.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => unsafe { x86::run_avx512(product, source, y, task, scratch) },
             // SAFETY: as above.
