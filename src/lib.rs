@@ -1,9 +1,98 @@
-//! Diffusion models through OpenCL, HIP or the CPU.
+//! Diffusion models on the GPU that you have: through OpenCL first, on the CPU when there is
+//! nothing else.
+//!
+//! # Where to start
+//!
+//! - You have a prompt: [`pipeline::Pipeline`], which the example program `sd` is built on.
+//! - You have layers of your own: [`Device::open`], [`Tensor::from_array`], and the functions of
+//!   [`ops`].
+//! - You write kernels: `kernels/README.md` and the program `clbench`.
+//!
+//! ```
+//! use ellesmere::{DType, Device, Tensor, ops};
+//! use ndarray::array;
+//!
+//! let device = Device::cpu(); // or Device::open("auto", &Default::default())?
+//! let x = array![[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]].into_dyn();
+//! let x = Tensor::from_array(&device, x.view(), DType::F32)?;
+//! let weights = ops::Weights::linear(&device, DType::F32, [2, 3], || {
+//!     Ok(vec![1.0, 0.0, 0.0, /* the second output: */ 1.0, 1.0, 1.0])
+//! })?;
+//! let y = ops::gemm(&x, None, &weights, ops::Epilogue::default())?;
+//! assert_eq!(y.to_array()?, array![[1.0, 6.0], [4.0, 15.0]].into_dyn());
+//! # Ok::<(), ellesmere::Error>(())
+//! ```
+//!
+//! # The map
+//!
+//! A module uses only floors below its own.
+//!
+//! | floor | modules | what |
+//! |---|---|---|
+//! | 6 | [`pipeline`], [`models`] | prompts to pictures: schedulers, CLIP, UNet, VAE, their files |
+//! | 5 | [`nn`] | layers: weights with the ops that use them |
+//! | 4 | [`ops`] | what users call: shapes checked, an algorithm chosen, kernels launched |
+//! | 3 | [`tensor`], [`device`] | arrays; a backend with its memory, programs and profile |
+//! | 2 | [`memory`], [`kernel`], [`profile`], [`hardware`] | mechanisms that know no tensors |
+//! | 1 | [`backend`] | the machine: OpenCL, the CPU, the dry run |
+//! | 0 | [`error`], [`dtype`], [`info`], [`knob`], [`io`] | vocabulary; files in, files out |
+//!
+//! A convolution passes through four functions of ours: [`ops::conv2d`] checks shapes and plans,
+//! `Device::run` finds the program and notes the launch, [`backend::Backend::launch`] queues it.
+//!
+//! # What always holds
+//!
+//! - Activations are **channels last**: `[N, H, W, C]`, tokens `[N, L, C]`. Files and pictures keep
+//!   the ecosystem's order; the conversion stands at that border alone.
+//! - **Storage** is f32 or f16; **arithmetic** is f32. Masks are large finite values: kernels never
+//!   rely on infinities or NaN.
+//! - Each kernel has a **definition** in plain Rust that accumulates in f64. Every device agrees
+//!   with it, within a tolerance that its test derives, or is wrong.
+//! - What a caller can get wrong is found **before the first launch** and names the argument and
+//!   what arrived. A device's own failure leaves existing tensors valid: the next call works.
+//! - Every byte on a device comes from its [`memory::MemoryManager`]. A **dry run** takes the same
+//!   decisions as the real one, so its peak is the real peak to the byte.
+//! - The **same seed** is the same picture on every device, to rounding: noise is drawn on the
+//!   host, sums have a fixed order, nothing is added atomically.
+//! - No global device and no global settings; every public type is `Send + Sync`.
+//!
+//! # Glossary
+//!
+//! | word | meaning |
+//! |---|---|
+//! | device | an opened GPU, or the host |
+//! | backend | the implementation behind a device |
+//! | work-item, work-group, local memory, compute unit | as OpenCL has them |
+//! | kernel; program | an entry point in `kernels/`; a compiled one |
+//! | op; layer | checks, plans, launches; an op with its weights |
+//! | definition; fast path | a kernel in plain Rust; its quick twin on the CPU |
+//! | problem; algorithm | the sizes that decide speed; how it is computed |
+//! | parameter | an integer that a kernel is specialised by |
+//! | knob; flag | an environment variable; a command-line option |
+//! | profile, record; trace | measured launches; the timeline file |
+//! | band | the part of a tensor that lies in one block of memory |
+//! | panel | 32 outputs of a weight, interleaved for the kernels |
+//! | M, N, K; N, H, W, C; O, I, kH, kW | sizes, always in this order |
+//! | latent, timestep, sigma, scheduler, guidance scale | as diffusers has them |
 
+pub mod backend;
+pub mod device;
 pub mod dtype;
 pub mod error;
+pub mod hardware;
+pub mod info;
 pub mod io;
+pub mod kernel;
+pub mod knob;
+pub mod memory;
 pub mod models;
+pub mod nn;
+pub mod ops;
+pub mod pipeline;
+pub mod profile;
+pub mod tensor;
 
+pub use device::{Device, DeviceOptions, Stage};
 pub use dtype::DType;
 pub use error::{Error, Result};
+pub use tensor::Tensor;

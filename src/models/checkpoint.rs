@@ -10,6 +10,7 @@ use half::slice::{HalfBitsSliceExt as _, HalfFloatSliceExt as _};
 
 use crate::io::one_line;
 use crate::io::safetensors::{SafeTensors, StoredType, TensorInfo};
+use crate::nn::TensorSource;
 use crate::{Error, Result};
 
 /// One component's tensors, over one or several mapped files.
@@ -137,6 +138,16 @@ impl Checkpoint {
     /// The file or folder that it comes from, for messages.
     pub fn path(&self) -> &Path {
         &self.origin
+    }
+}
+
+impl TensorSource for Checkpoint {
+    fn check(&self, name: &str, shape: &[usize]) -> Result<()> {
+        self.tensor(name, shape).map(drop)
+    }
+
+    fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        Ok(self.tensor(name, shape)?.to_f32())
     }
 }
 

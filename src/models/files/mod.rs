@@ -95,6 +95,12 @@ impl ModelFiles {
         folder::open(&source, name.to_string(), Variant::Any)
     }
 
+    /// The size of the pictures that the model was trained on, height and width in pixels.
+    pub fn default_size(&self) -> [usize; 2] {
+        let factor = self.vae.config.downscale();
+        self.unet.config.sample_size.map(|latents| latents * factor)
+    }
+
     /// The size of all weights as they are stored.
     pub fn bytes(&self) -> u64 {
         self.text_encoder.weights.bytes() + self.unet.weights.bytes() + self.vae.weights.bytes()

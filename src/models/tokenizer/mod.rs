@@ -52,7 +52,7 @@ pub struct TokenizerFiles<'a> {
 }
 
 /// CLIP's tokenizer: transformers' `CLIPTokenizer`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     bos: u32,

@@ -1,0 +1,304 @@
+//! The CPU backend: a Rust function per kernel, of the same name and arguments.
+//!
+//! Each kernel has a **definition**, written for reading and accumulating in f64: the oracle that
+//! every device is tested against. Where the time goes, a **fast path** stands beside it and is
+//! tested like any other device. Each function is one file under `cpu/`, by the kernel's name.
+
+use std::cell::UnsafeCell;
+use std::fmt;
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use sysinfo::System;
+
+use super::{Backend, Buffer, CopyRegion, Launch, Program, ProgramSource, Timer, Value};
+use crate::info::{DeviceInfo, DeviceKind};
+use crate::{Error, Result};
+
+mod activation;
+mod arguments;
+mod attention;
+mod cast;
+mod conv2d;
+mod gaussian_sample;
+mod geglu;
+mod gemm;
+mod group_norm_apply;
+mod group_norm_merge;
+mod group_norm_statistics;
+mod layer_norm;
+mod product;
+mod timestep_embedding;
+mod token_embedding;
+mod vector_math;
+
+pub use arguments::{Arguments, Reals, RealsMut};
+
+/// A kernel in Rust.
+struct Kernel {
+    name: &'static str,
+    definition: fn(&Arguments),
+    fast: Option<fn(&Arguments)>,
+}
+
+/// Every kernel of `kernels/`, in alphabetical order.
+const KERNELS: &[Kernel] = &[
+    Kernel { name: "attention_local", definition: attention::definition, fast: None },
+    Kernel { name: "attention_register", definition: attention::definition, fast: None },
+    Kernel { name: "cast", definition: cast::definition, fast: None },
+    Kernel { name: "conv2d_local", definition: conv2d::definition, fast: Some(conv2d::fast) },
+    Kernel { name: "conv2d_register", definition: conv2d::definition, fast: Some(conv2d::fast) },
+    Kernel { name: "gaussian_sample", definition: gaussian_sample::definition, fast: None },
+    Kernel { name: "geglu", definition: geglu::definition, fast: None },
+    Kernel { name: "gemm_local", definition: gemm::definition, fast: Some(gemm::fast) },
+    Kernel { name: "gemm_register", definition: gemm::definition, fast: Some(gemm::fast) },
+    Kernel { name: "group_norm_apply", definition: group_norm_apply::definition, fast: None },
+    Kernel { name: "group_norm_merge", definition: group_norm_merge::definition, fast: None },
+    Kernel {
+        name: "group_norm_statistics",
+        definition: group_norm_statistics::definition,
+        fast: None,
+    },
+    Kernel { name: "layer_norm", definition: layer_norm::definition, fast: None },
+    Kernel { name: "timestep_embedding", definition: timestep_embedding::definition, fast: None },
+    Kernel { name: "token_embedding", definition: token_embedding::definition, fast: None },
+];
+
+/// Outputs in a panel of weights, as `ops::PANEL`.
+pub(crate) const PANEL: usize = 32;
+
+/// The host as a device.
+pub struct Cpu {
+    info: DeviceInfo,
+    definitions_only: bool,
+    /// Launches, reads and writes exclude each other, so a launch owns its buffers.
+    turn: Mutex<()>,
+}
+
+impl Cpu {
+    /// The host with its fast paths: what a user runs on.
+    pub fn new() -> Self {
+        Self { info: host_info(), definitions_only: false, turn: Mutex::new(()) }
+    }
+
+    /// The host with definitions alone: what every device is compared with.
+    pub fn definitions() -> Self {
+        Self { definitions_only: true, ..Self::new() }
+    }
+
+    /// As [`Cpu::definitions`], claiming to be the device that `info` describes, so that every
+    /// algorithm which that device would be given is defined here.
+    pub fn definitions_for(info: DeviceInfo) -> Self {
+        Self { info, ..Self::definitions() }
+    }
+
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        // A kernel that panicked has left its outputs undefined and nothing else.
+        self.turn.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Default for Cpu {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Cpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cpu").field("definitions_only", &self.definitions_only).finish()
+    }
+}
+
+fn host_info() -> DeviceInfo {
+    let mut system = System::new();
+    system.refresh_memory();
+    system.refresh_cpu_all();
+    let (name, vendor) = system
+        .cpus()
+        .first()
+        .map(|cpu| (cpu.brand().trim().to_owned(), cpu.vendor_id().to_owned()))
+        .unwrap_or_default();
+    let memory_bytes = system.total_memory();
+    DeviceInfo {
+        backend: "cpu",
+        name: if name.is_empty() { std::env::consts::ARCH.to_owned() } else { name },
+        vendor,
+        platform: "Ellesmere".to_owned(),
+        driver: env!("CARGO_PKG_VERSION").to_owned(),
+        kind: DeviceKind::Cpu,
+        compute_units: rayon::current_num_threads() as u32,
+        memory_bytes,
+        max_allocation_bytes: memory_bytes,
+        local_memory_bytes: 32 * 1024,
+        local_memory_is_fast: false,
+        max_work_group: 4096,
+        vector_width: vector_width(),
+        pci_address: None,
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn vector_width() -> u32 {
+    if is_x86_feature_detected!("avx512f") {
+        16
+    } else if is_x86_feature_detected!("avx2") {
+        8
+    } else {
+        4
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn vector_width() -> u32 {
+    4
+}
+
+/// The alignment of every buffer: a cache line, and the widest vector.
+const ALIGNMENT: usize = 64;
+
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u8; ALIGNMENT]);
+
+/// Bytes that a launch may write while others hold the buffer.
+struct HostMemory(UnsafeCell<Box<[Line]>>);
+
+// SAFETY: the bytes are reached only under `Cpu::turn`, or by the one launch that holds it.
+unsafe impl Sync for HostMemory {}
+
+impl HostMemory {
+    /// Zeroed memory, or `None` where the host has no more.
+    fn new(bytes: u64) -> Option<Self> {
+        let lines = usize::try_from(bytes).ok()?.div_ceil(ALIGNMENT);
+        let mut memory = Vec::new();
+        memory.try_reserve_exact(lines).ok()?;
+        memory.resize(lines, Line([0; ALIGNMENT]));
+        Some(Self(UnsafeCell::new(memory.into_boxed_slice())))
+    }
+
+    fn as_ptr(&self) -> *mut u8 {
+        // SAFETY: only the address is taken; no reference to the bytes is made.
+        unsafe { (*self.0.get()).as_mut_ptr().cast() }
+    }
+}
+
+struct Compiled {
+    run: fn(&Arguments),
+    source: ProgramSource,
+}
+
+struct Measured(Duration);
+
+impl Timer for Measured {
+    fn elapsed(&self) -> Option<Duration> {
+        Some(self.0)
+    }
+}
+
+/// The bytes `offset..offset + length` of a buffer of this backend.
+fn range(buffer: &Buffer, offset: u64, length: usize) -> *mut u8 {
+    assert!(offset + length as u64 <= buffer.bytes(), "a transfer lies inside its buffer");
+    let memory: &HostMemory = buffer.handle();
+    // SAFETY: the offset lies inside the allocation, which is at least `buffer.bytes()` long.
+    unsafe { memory.as_ptr().add(offset as usize) }
+}
+
+impl Backend for Cpu {
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn allocate(&self, bytes: u64) -> Result<Buffer> {
+        match HostMemory::new(bytes) {
+            Some(memory) => Ok(Buffer::new(bytes, memory)),
+            None => {
+                Err(Error::OutOfMemory { requested_bytes: bytes, held_bytes: 0, budget_bytes: 0 })
+            }
+        }
+    }
+
+    fn write(&self, target: &Buffer, offset: u64, data: &[u8]) -> Result<()> {
+        let _turn = self.turn();
+        let start = range(target, offset, data.len());
+        // SAFETY: `range` has checked the bounds, and this turn is ours.
+        unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), start, data.len()) };
+        Ok(())
+    }
+
+    fn read(&self, source: &Buffer, offset: u64, data: &mut [u8]) -> Result<()> {
+        let _turn = self.turn();
+        let start = range(source, offset, data.len());
+        // SAFETY: `range` has checked the bounds, and this turn is ours.
+        unsafe { std::ptr::copy_nonoverlapping(start, data.as_mut_ptr(), data.len()) };
+        Ok(())
+    }
+
+    fn copy(&self, region: &CopyRegion) -> Result<()> {
+        let _turn = self.turn();
+        let bytes = region.bytes as usize;
+        let source = range(region.source, region.source_offset, bytes);
+        let target = range(region.target, region.target_offset, bytes);
+        // SAFETY: `range` has checked both bounds; `copy` allows overlap; this turn is ours.
+        unsafe { std::ptr::copy(source, target, bytes) };
+        Ok(())
+    }
+
+    fn build(&self, source: &ProgramSource) -> Result<Program> {
+        let Some(kernel) = KERNELS.iter().find(|kernel| kernel.name == source.kernel) else {
+            return Err(Error::Build {
+                kernel: source.kernel.to_owned(),
+                device: self.info.name.clone(),
+                log: "the CPU backend has no function of that name".to_owned(),
+            });
+        };
+        let run = match kernel.fast {
+            Some(fast) if !self.definitions_only => fast,
+            _ => kernel.definition,
+        };
+        Ok(Program::new(Compiled { run, source: source.clone() }))
+    }
+
+    fn binary(&self, _program: &Program) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn load(&self, source: &ProgramSource, _binary: &[u8]) -> Result<Program> {
+        self.build(source)
+    }
+
+    fn launch(&self, program: &Program, launch: &Launch) -> Result<Box<dyn Timer>> {
+        let compiled: &Compiled = program.handle();
+        let _turn = self.turn();
+        check_outputs(launch);
+        let start = Instant::now();
+        (compiled.run)(&Arguments::new(launch.arguments, &compiled.source));
+        Ok(Box::new(Measured(start.elapsed())))
+    }
+
+    fn finish(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// No output is also another argument: what makes the slices of [`Arguments`] sound.
+fn check_outputs(launch: &Launch) {
+    let buffers: Vec<_> = launch
+        .arguments
+        .iter()
+        .filter_map(|argument| match argument.value {
+            Value::Input(buffer) => {
+                Some((argument.name, buffer.handle::<HostMemory>().as_ptr(), false))
+            }
+            Value::Output(buffer) => {
+                Some((argument.name, buffer.handle::<HostMemory>().as_ptr(), true))
+            }
+            _ => None,
+        })
+        .collect();
+    for (index, (name, address, output)) in buffers.iter().enumerate() {
+        let shared =
+            buffers.iter().enumerate().any(|(i, (_, other, _))| i != index && other == address);
+        assert!(!(*output && shared), "output {name} is also another argument");
+    }
+}

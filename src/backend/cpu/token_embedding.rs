@@ -1,0 +1,19 @@
+//! See `kernels/token_embedding.cl`.
+
+use super::Arguments;
+
+pub fn definition(arguments: &Arguments) {
+    let ids = arguments.uints("ids");
+    let (tokens, positions) = (arguments.reals("tokens"), arguments.reals("positions"));
+    let (rows, channels) = (arguments.size("rows"), arguments.size("channels"));
+    let first_row = arguments.size("first_row");
+    let mut y = arguments.reals_out("y");
+    for index in 0..arguments.size("samples") * rows {
+        let (id, position) = (ids[index] as usize, first_row + index % rows);
+        for channel in 0..channels {
+            let token = f64::from(tokens.get(id * channels + channel));
+            let place = f64::from(positions.get(position * channels + channel));
+            y.set(index * channels + channel, token + place);
+        }
+    }
+}

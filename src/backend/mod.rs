@@ -1,0 +1,228 @@
+//! The machine: memory, build, launch, time.
+//!
+//! A backend moves bytes and runs kernels. It knows nothing of tensors, shapes or models, and it
+//! decides nothing about speed.
+//!
+//! # The contract
+//!
+//! - The **caller** guarantees that offsets and sizes lie inside their buffers, that a buffer or
+//!   program is used on the backend that made it, that no output buffer of a launch is also
+//!   another argument of it, and that arguments are in the kernel's order.
+//!   Debug builds check all of these; a violation is a bug of this crate and panics.
+//! - Calls are **in order**: a launch sees every write, copy and launch before it. `read` waits
+//!   for all that came before. A buffer may be dropped while launches that use it are queued.
+//! - An **error** leaves every buffer and program valid and the queue usable. After a failed
+//!   launch the contents of that launch's outputs are undefined; nothing else is.
+//!   [`Error::OutOfMemory`](crate::Error::OutOfMemory) carries zeros for what the backend cannot
+//!   know; the [`MemoryManager`](crate::memory::MemoryManager) fills them in.
+
+use std::any::Any;
+use std::fmt::Debug;
+use std::time::Duration;
+
+use crate::info::DeviceInfo;
+use crate::{DType, Result};
+
+pub mod cpu;
+pub mod opencl;
+pub mod record;
+
+/// One device behind one driver.
+pub trait Backend: Send + Sync + Debug {
+    /// What the device says of itself.
+    fn info(&self) -> &DeviceInfo;
+
+    /// Whether launches and writes take place. [`record::Record`] answers no, and what would be
+    /// written need not be produced.
+    fn executes(&self) -> bool {
+        true
+    }
+
+    /// Allocates `bytes` bytes, at least 1 and at most `info().max_allocation_bytes`. The contents
+    /// are undefined.
+    fn allocate(&self, bytes: u64) -> Result<Buffer>;
+
+    /// Copies from the host into `target`, from `offset` on. `data` may change once this returns.
+    fn write(&self, target: &Buffer, offset: u64, data: &[u8]) -> Result<()>;
+
+    /// Waits for all that came before and copies from `source`, from `offset` on, to the host.
+    fn read(&self, source: &Buffer, offset: u64, data: &mut [u8]) -> Result<()>;
+
+    /// Copies between two different buffers on the device.
+    fn copy(&self, region: &CopyRegion) -> Result<()>;
+
+    /// What a compiled program depends on besides its source, the device and the driver: the
+    /// compiler's options.
+    fn options(&self, _source: &ProgramSource) -> String {
+        String::new()
+    }
+
+    /// Compiles a kernel; the compiler's log is in [`Error::Build`](crate::Error::Build).
+    fn build(&self, source: &ProgramSource) -> Result<Program>;
+
+    /// What [`Backend::load`] could start from instead of the source, if the driver gives it.
+    fn binary(&self, program: &Program) -> Option<Vec<u8>>;
+
+    /// A program from what [`Backend::binary`] gave for the same source, device and driver.
+    fn load(&self, source: &ProgramSource, binary: &[u8]) -> Result<Program>;
+
+    /// Queues one kernel.
+    fn launch(&self, program: &Program, launch: &Launch) -> Result<Box<dyn Timer>>;
+
+    /// Waits for everything that was queued.
+    fn finish(&self) -> Result<()>;
+}
+
+/// Memory on a device, released when dropped.
+#[derive(Debug)]
+pub struct Buffer {
+    bytes: u64,
+    handle: Box<dyn Any + Send + Sync>,
+}
+
+impl Buffer {
+    /// Wraps a backend's own handle, which releases the memory when dropped.
+    pub fn new(bytes: u64, handle: impl Any + Send + Sync) -> Self {
+        Self { bytes, handle: Box::new(handle) }
+    }
+
+    /// The size in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The backend's own handle.
+    ///
+    /// # Panics
+    ///
+    /// If the buffer belongs to another backend: a bug of this crate.
+    pub fn handle<T: 'static>(&self) -> &T {
+        self.handle.downcast_ref().expect("a buffer is used on the backend that made it")
+    }
+}
+
+/// A compiled kernel, released when dropped.
+#[derive(Debug)]
+pub struct Program {
+    handle: Box<dyn Any + Send + Sync>,
+}
+
+impl Program {
+    /// Wraps a backend's own handle.
+    pub fn new(handle: impl Any + Send + Sync) -> Self {
+        Self { handle: Box::new(handle) }
+    }
+
+    /// The backend's own handle.
+    ///
+    /// # Panics
+    ///
+    /// If the program belongs to another backend: a bug of this crate.
+    pub fn handle<T: 'static>(&self) -> &T {
+        self.handle.downcast_ref().expect("a program is used on the backend that made it")
+    }
+}
+
+/// One kernel of `kernels/`, specialised: everything that a compiled program depends on, the
+/// device and its driver apart.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ProgramSource {
+    /// The entry point, also the name of its file and of its definition.
+    pub kernel: &'static str,
+    /// What `REAL` is.
+    pub dtype: DType,
+    /// Values of the kernel's parameters, each a `-D NAME=VALUE`.
+    pub parameters: Vec<(&'static str, u32)>,
+    /// The whole OpenCL C, prelude first.
+    pub source: &'static str,
+}
+
+/// One launch: `groups` work-groups of `local` work-items, in up to three dimensions.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    /// In the kernel's order.
+    pub arguments: &'a [Argument<'a>],
+    /// Work-groups.
+    pub groups: [usize; 3],
+    /// Work-items in each.
+    pub local: [usize; 3],
+}
+
+/// A kernel's argument. Names exist on both sides, so that an argument in the wrong place is
+/// found by its name and not by its result.
+#[derive(Clone, Copy, Debug)]
+pub struct Argument<'a> {
+    /// As the kernel's source spells it.
+    pub name: &'static str,
+    /// What is passed.
+    pub value: Value<'a>,
+}
+
+/// What an argument can be.
+#[derive(Clone, Copy, Debug)]
+pub enum Value<'a> {
+    /// A buffer that the kernel reads.
+    Input(&'a Buffer),
+    /// A buffer that the kernel writes, all of it or not; no other argument may be the same.
+    Output(&'a Buffer),
+    /// A null pointer: an optional buffer that is not there.
+    Absent,
+    /// A `uint`.
+    U32(u32),
+    /// An `int`.
+    I32(i32),
+    /// A `float`.
+    F32(f32),
+}
+
+/// A copy from one buffer to another.
+#[derive(Debug)]
+pub struct CopyRegion<'a> {
+    /// Read from here,
+    pub source: &'a Buffer,
+    /// from this byte on,
+    pub source_offset: u64,
+    /// written to there,
+    pub target: &'a Buffer,
+    /// from this byte on,
+    pub target_offset: u64,
+    /// so many bytes.
+    pub bytes: u64,
+}
+
+/// When a launch ran, by the device's own clock.
+pub trait Timer: Send {
+    /// How long the kernel ran, known once [`Backend::finish`] has returned; `None` where the
+    /// driver does not tell.
+    fn elapsed(&self) -> Option<Duration>;
+}
+
+impl<'a> From<&'a Buffer> for Value<'a> {
+    fn from(buffer: &'a Buffer) -> Self {
+        Value::Input(buffer)
+    }
+}
+
+impl<'a> From<Option<&'a Buffer>> for Value<'a> {
+    fn from(buffer: Option<&'a Buffer>) -> Self {
+        buffer.map_or(Value::Absent, Value::Input)
+    }
+}
+
+impl From<u32> for Value<'_> {
+    fn from(value: u32) -> Self {
+        Value::U32(value)
+    }
+}
+
+impl From<i32> for Value<'_> {
+    fn from(value: i32) -> Self {
+        Value::I32(value)
+    }
+}
+
+impl From<f32> for Value<'_> {
+    fn from(value: f32) -> Self {
+        Value::F32(value)
+    }
+}

@@ -1,0 +1,356 @@
+//! The OpenCL backend: any driver of OpenCL 1.2 or later, found at run time.
+//!
+//! The loader (`libOpenCL.so.1`, `libOpenCL.so`, `OpenCL.dll`) is opened by the first call; where
+//! there is none, [`enumerate`] finds no device and says why.
+
+use std::ffi::{CString, c_void};
+use std::ptr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use cl3::command_queue::{
+    CL_QUEUE_PROFILING_ENABLE, create_command_queue, enqueue_copy_buffer, enqueue_nd_range_kernel,
+    enqueue_read_buffer, enqueue_write_buffer,
+};
+use cl3::error_codes::{CL_MEM_OBJECT_ALLOCATION_FAILURE, CL_OUT_OF_HOST_MEMORY};
+use cl3::kernel::{CL_KERNEL_ARG_NAME, CL_KERNEL_NUM_ARGS};
+use cl3::memory::CL_MEM_READ_WRITE;
+use cl3::program::{CL_PROGRAM_BINARIES, CL_PROGRAM_BUILD_LOG};
+use cl3::types::{CL_TRUE, cl_mem};
+
+use super::{Argument, Backend, Buffer, CopyRegion, Launch, Program, ProgramSource, Timer, Value};
+use crate::info::DeviceInfo;
+use crate::{DType, Error, Result};
+
+mod handle;
+mod info;
+
+use handle::{
+    ClKernel, ClProgram, Context, Event, Memory, Queue, described, failed, failed_with_memory,
+};
+pub use info::{Enumeration, Found, enumerate};
+
+/// An opened OpenCL device: a context of its own and one in-order queue.
+#[derive(Debug)]
+pub struct OpenCl {
+    // Dropped in this order.
+    queue: Queue,
+    context: Context,
+    device: info::DeviceId,
+    info: DeviceInfo,
+    unflushed: AtomicU32,
+}
+
+/// A driver may keep launches back until it is told; after so many it is.
+const LAUNCHES_PER_FLUSH: u32 = 16;
+
+/// How much of a compiler's log an error carries.
+const LOG_BYTES: usize = 8 * 1024;
+
+struct Compiled {
+    program: ClProgram,
+    /// Setting arguments and launching is one step: a kernel object has one set of arguments.
+    kernel: Mutex<ClKernel>,
+    /// The kernel's own argument names, where the driver tells them.
+    names: Option<Vec<String>>,
+    names_checked: AtomicBool,
+}
+
+impl OpenCl {
+    /// Opens a device.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoDevice`] if it cannot be used; [`Error::Device`] if the driver fails.
+    pub fn open(found: &Found) -> Result<Self> {
+        if let Some(reason) = &found.unusable {
+            let (wanted, detail) = (found.info.name.clone(), reason.clone());
+            return Err(Error::NoDevice { wanted, detail });
+        }
+        let device = found.id;
+        let context = cl3::context::create_context(&[device.0], ptr::null(), None, ptr::null_mut());
+        let context = Context::new(context.map_err(|code| failed("clCreateContext", code))?);
+        // SAFETY: the context was made for this device.
+        let queue =
+            unsafe { create_command_queue(context.raw(), device.0, CL_QUEUE_PROFILING_ENABLE) };
+        let queue = Queue::new(queue.map_err(|code| failed("clCreateCommandQueue", code))?);
+        Ok(Self { queue, context, device, info: found.info.clone(), unflushed: AtomicU32::new(0) })
+    }
+
+    fn finish_build(&self, source: &ProgramSource, program: ClProgram) -> Result<Program> {
+        let error = |log| Error::Build {
+            kernel: source.kernel.to_owned(),
+            device: self.info.name.clone(),
+            log,
+        };
+        let devices = [self.device.0];
+        let built = cl3::program::build_program(
+            program.raw(),
+            &devices,
+            &CString::new(self.options(source)).expect("options have no zero byte"),
+            None,
+            ptr::null_mut(),
+        );
+        built.map_err(|code| error(format!("{}\n{}", described(code), self.log(&program))))?;
+        let name = CString::new(source.kernel).expect("a kernel's name has no zero byte");
+        let kernel = cl3::kernel::create_kernel(program.raw(), &name)
+            .map_err(|code| error(format!("clCreateKernel failed: {}", described(code))))?;
+        let kernel = ClKernel::new(kernel);
+        let names = argument_names(&kernel);
+        Ok(Program::new(Compiled {
+            program,
+            kernel: Mutex::new(kernel),
+            names,
+            names_checked: AtomicBool::new(false),
+        }))
+    }
+
+    fn log(&self, program: &ClProgram) -> String {
+        let log = cl3::program::get_program_build_info(
+            program.raw(),
+            self.device.0,
+            CL_PROGRAM_BUILD_LOG,
+        );
+        let log = log.map(String::from).unwrap_or_default();
+        let log = log.trim();
+        match log.as_bytes().get(..LOG_BYTES) {
+            Some(start) => format!("{}\n[..]", String::from_utf8_lossy(start)),
+            None => log.to_owned(),
+        }
+    }
+
+    /// Has the driver start on what is queued, now and then.
+    fn launched(&self) {
+        if self.unflushed.fetch_add(1, Ordering::Relaxed) + 1 >= LAUNCHES_PER_FLUSH {
+            self.unflushed.store(0, Ordering::Relaxed);
+            // What fails here fails again at the next call that waits.
+            let _ = cl3::command_queue::flush(self.queue.raw());
+        }
+    }
+}
+
+fn argument_names(kernel: &ClKernel) -> Option<Vec<String>> {
+    let count = cl3::kernel::get_kernel_info(kernel.raw(), CL_KERNEL_NUM_ARGS).ok()?;
+    let name = |index| {
+        let name = cl3::kernel::get_kernel_arg_info(kernel.raw(), index, CL_KERNEL_ARG_NAME);
+        name.ok().map(String::from).filter(|name| !name.is_empty())
+    };
+    (0..u32::from(count)).map(name).collect()
+}
+
+/// The arguments have the kernel's names in the kernel's order.
+fn check_names(names: &[String], arguments: &[Argument]) {
+    let given: Vec<&str> = arguments.iter().map(|argument| argument.name).collect();
+    assert_eq!(given, names, "the op's arguments are the kernel's");
+}
+
+fn memory(buffer: &Buffer) -> cl_mem {
+    buffer.handle::<Memory>().raw()
+}
+
+fn set_argument(kernel: &ClKernel, index: u32, value: Value) -> Result<()> {
+    let set = |size: usize, address: *const c_void| {
+        // SAFETY: `address` is null or points to `size` bytes, which the driver copies; the
+        // caller holds the kernel's lock.
+        unsafe { cl3::kernel::set_kernel_arg(kernel.raw(), index, size, address) }
+            .map_err(|code| failed("clSetKernelArg", code))
+    };
+    match value {
+        Value::Input(buffer) | Value::Output(buffer) => {
+            let memory = memory(buffer);
+            set(size_of::<cl_mem>(), (&raw const memory).cast())
+        }
+        Value::Absent => set(size_of::<cl_mem>(), ptr::null()),
+        Value::U32(number) => set(size_of::<u32>(), (&raw const number).cast()),
+        Value::I32(number) => set(size_of::<i32>(), (&raw const number).cast()),
+        Value::F32(number) => set(size_of::<f32>(), (&raw const number).cast()),
+    }
+}
+
+fn buffer_bytes(arguments: &[Argument]) -> u64 {
+    let bytes = |argument: &Argument| match argument.value {
+        Value::Input(buffer) | Value::Output(buffer) => buffer.bytes(),
+        _ => 0,
+    };
+    arguments.iter().map(bytes).sum()
+}
+
+fn check_range(buffer: &Buffer, offset: u64, length: u64) {
+    debug_assert!(offset + length <= buffer.bytes(), "a transfer lies inside its buffer");
+}
+
+impl Backend for OpenCl {
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn allocate(&self, bytes: u64) -> Result<Buffer> {
+        let flags = CL_MEM_READ_WRITE;
+        // SAFETY: no host memory is passed.
+        let memory = unsafe {
+            cl3::memory::create_buffer(self.context.raw(), flags, bytes as usize, ptr::null_mut())
+        };
+        match memory {
+            Ok(memory) => Ok(Buffer::new(bytes, Memory::new(memory))),
+            Err(code) => Err(failed_with_memory("clCreateBuffer", code, bytes)),
+        }
+    }
+
+    fn write(&self, target: &Buffer, offset: u64, data: &[u8]) -> Result<()> {
+        check_range(target, offset, data.len() as u64);
+        if data.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: the caller's contract puts the range inside the buffer; the call blocks, so
+        // `data` outlives it.
+        let event = unsafe {
+            enqueue_write_buffer(
+                self.queue.raw(),
+                memory(target),
+                CL_TRUE,
+                offset as usize,
+                data.len(),
+                data.as_ptr().cast(),
+                0,
+                ptr::null(),
+            )
+        };
+        event
+            .map(Event::new)
+            .map(drop)
+            .map_err(|code| failed_with_memory("clEnqueueWriteBuffer", code, target.bytes()))
+    }
+
+    fn read(&self, source: &Buffer, offset: u64, data: &mut [u8]) -> Result<()> {
+        check_range(source, offset, data.len() as u64);
+        if data.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: as in `write`; `data` is borrowed exclusively until the call returns.
+        let event = unsafe {
+            enqueue_read_buffer(
+                self.queue.raw(),
+                memory(source),
+                CL_TRUE,
+                offset as usize,
+                data.len(),
+                data.as_mut_ptr().cast(),
+                0,
+                ptr::null(),
+            )
+        };
+        event.map(Event::new).map(drop).map_err(|code| failed("clEnqueueReadBuffer", code))
+    }
+
+    fn copy(&self, region: &CopyRegion) -> Result<()> {
+        check_range(region.source, region.source_offset, region.bytes);
+        check_range(region.target, region.target_offset, region.bytes);
+        if region.bytes == 0 {
+            return Ok(());
+        }
+        // SAFETY: the caller's contract puts both ranges inside two different buffers, which
+        // the driver keeps until the command is done.
+        let event = unsafe {
+            enqueue_copy_buffer(
+                self.queue.raw(),
+                memory(region.source),
+                memory(region.target),
+                region.source_offset as usize,
+                region.target_offset as usize,
+                region.bytes as usize,
+                0,
+                ptr::null(),
+            )
+        };
+        event
+            .map(Event::new)
+            .map(drop)
+            .map_err(|code| failed_with_memory("clEnqueueCopyBuffer", code, region.target.bytes()))
+    }
+
+    /// Argument names are kept for [`check_names`].
+    fn options(&self, source: &ProgramSource) -> String {
+        let mut options = String::from("-cl-std=CL1.2 -cl-fast-relaxed-math -cl-kernel-arg-info");
+        options.push_str(match source.dtype {
+            DType::F32 => " -D DTYPE_F32",
+            DType::F16 => " -D DTYPE_F16",
+        });
+        for (name, value) in &source.parameters {
+            options.push_str(&format!(" -D {name}={value}"));
+        }
+        options
+    }
+
+    fn build(&self, source: &ProgramSource) -> Result<Program> {
+        let program =
+            cl3::program::create_program_with_source(self.context.raw(), &[source.source]);
+        let program = program.map_err(|code| failed("clCreateProgramWithSource", code))?;
+        self.finish_build(source, ClProgram::new(program))
+    }
+
+    fn binary(&self, program: &Program) -> Option<Vec<u8>> {
+        let compiled: &Compiled = program.handle();
+        let binaries =
+            cl3::program::get_program_info(compiled.program.raw(), CL_PROGRAM_BINARIES).ok()?;
+        // One for each device of the context: one.
+        let binary = Vec::<Vec<u8>>::from(binaries).into_iter().next()?;
+        (!binary.is_empty()).then_some(binary)
+    }
+
+    fn load(&self, source: &ProgramSource, binary: &[u8]) -> Result<Program> {
+        let devices = [self.device.0];
+        // SAFETY: the context was made for this device.
+        let program = unsafe {
+            cl3::program::create_program_with_binary(self.context.raw(), &devices, &[binary])
+        };
+        let program = program.map_err(|code| failed("clCreateProgramWithBinary", code))?;
+        self.finish_build(source, ClProgram::new(program))
+    }
+
+    fn launch(&self, program: &Program, launch: &Launch) -> Result<Box<dyn Timer>> {
+        let compiled: &Compiled = program.handle();
+        if let Some(names) = &compiled.names
+            && !compiled.names_checked.load(Ordering::Relaxed)
+        {
+            check_names(names, launch.arguments);
+            compiled.names_checked.store(true, Ordering::Relaxed);
+        }
+        let global: [usize; 3] =
+            std::array::from_fn(|axis| launch.groups[axis] * launch.local[axis]);
+        // A launch that panicked has left some arguments set, and all are set again here.
+        let kernel = compiled.kernel.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        for (index, argument) in launch.arguments.iter().enumerate() {
+            set_argument(&kernel, index as u32, argument.value)?;
+        }
+        // SAFETY: the sizes have three elements each, all arguments are set, and the driver
+        // keeps the buffers until the command is done.
+        let event = unsafe {
+            enqueue_nd_range_kernel(
+                self.queue.raw(),
+                kernel.raw(),
+                3,
+                ptr::null(),
+                global.as_ptr(),
+                launch.local.as_ptr(),
+                0,
+                ptr::null(),
+            )
+        };
+        drop(kernel);
+        let event = event.map_err(|code| match code {
+            // Buffers that the driver has put off allocating. CL_OUT_OF_RESOURCES is not here:
+            // at a launch it is about registers and local memory.
+            CL_MEM_OBJECT_ALLOCATION_FAILURE | CL_OUT_OF_HOST_MEMORY => {
+                let bytes = buffer_bytes(launch.arguments);
+                failed_with_memory("clEnqueueNDRangeKernel", code, bytes)
+            }
+            code => failed("clEnqueueNDRangeKernel", code),
+        })?;
+        self.launched();
+        Ok(Box::new(Event::new(event)))
+    }
+
+    fn finish(&self) -> Result<()> {
+        cl3::command_queue::finish(self.queue.raw()).map_err(|code| failed("clFinish", code))
+    }
+}

@@ -1,0 +1,109 @@
+//! The driver's objects, released when dropped, and its errors by name.
+
+use std::ffi::c_void;
+use std::time::Duration;
+
+use cl3::error_codes::{
+    CL_INVALID_BUFFER_SIZE, CL_MEM_OBJECT_ALLOCATION_FAILURE, CL_OUT_OF_HOST_MEMORY,
+    CL_OUT_OF_RESOURCES, error_text,
+};
+use cl3::event::{CL_PROFILING_COMMAND_END, CL_PROFILING_COMMAND_START, get_event_profiling_info};
+
+use crate::Error;
+use crate::backend::Timer;
+
+/// A driver call that failed, by the call's name and the code's.
+pub fn failed(call: &'static str, code: i32) -> Error {
+    Error::Device { call, detail: described(code) }
+}
+
+/// A code as messages have it: `CL_INVALID_WORK_GROUP_SIZE (-54)`.
+pub fn described(code: i32) -> String {
+    format!("{} ({code})", error_text(code))
+}
+
+/// As [`failed`] for a call that may be the first to touch `bytes` bytes: drivers allocate lazily.
+pub fn failed_with_memory(call: &'static str, code: i32, bytes: u64) -> Error {
+    match code {
+        CL_MEM_OBJECT_ALLOCATION_FAILURE
+        | CL_OUT_OF_HOST_MEMORY
+        | CL_OUT_OF_RESOURCES
+        | CL_INVALID_BUFFER_SIZE => {
+            Error::OutOfMemory { requested_bytes: bytes, held_bytes: 0, budget_bytes: 0 }
+        }
+        code => failed(call, code),
+    }
+}
+
+macro_rules! handle {
+    ($(#[$doc:meta])* $name:ident, $release:path) => {
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub struct $name(*mut c_void);
+
+        impl $name {
+            /// Takes over the reference that the call which made `raw` has given.
+            pub fn new(raw: *mut c_void) -> Self {
+                Self(raw)
+            }
+
+            /// For calls of the driver; valid while `self` lives.
+            pub fn raw(&self) -> *mut c_void {
+                self.0
+            }
+        }
+
+        // SAFETY: the standard makes every call safe from any thread, `clSetKernelArg` apart,
+        // which is only called under the lock that holds the kernel.
+        unsafe impl Send for $name {}
+        // SAFETY: as above.
+        unsafe impl Sync for $name {}
+
+        impl Drop for $name {
+            fn drop(&mut self) {
+                // SAFETY: the reference is ours and is released once. A failure leaks it.
+                let _ = unsafe { $release(self.0) };
+            }
+        }
+    };
+}
+
+handle!(
+    /// `cl_context`
+    Context,
+    cl3::context::release_context
+);
+handle!(
+    /// `cl_command_queue`
+    Queue,
+    cl3::command_queue::release_command_queue
+);
+handle!(
+    /// `cl_mem`. Released by the driver after the last queued command that uses it.
+    Memory,
+    cl3::memory::release_mem_object
+);
+handle!(
+    /// `cl_program`
+    ClProgram,
+    cl3::program::release_program
+);
+handle!(
+    /// `cl_kernel`
+    ClKernel,
+    cl3::kernel::release_kernel
+);
+handle!(
+    /// `cl_event`
+    Event,
+    cl3::event::release_event
+);
+
+impl Timer for Event {
+    fn elapsed(&self) -> Option<Duration> {
+        let at = |what| get_event_profiling_info(self.raw(), what).ok().map(u64::from);
+        let (start, end) = (at(CL_PROFILING_COMMAND_START)?, at(CL_PROFILING_COMMAND_END)?);
+        // A driver without a clock answers zeros.
+        (start != 0 && end >= start).then(|| Duration::from_nanos(end - start))
+    }
+}

@@ -1,0 +1,113 @@
+//! A backend that runs nothing and counts everything: the dry run.
+//!
+//! A model run on [`Record`] takes the same decisions as on the device whose [`DeviceInfo`] it was
+//! given, so its peak, launches and bytes are those of the real run. Reads give zeros.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use super::{Backend, Buffer, CopyRegion, Launch, Program, ProgramSource, Timer};
+use crate::Result;
+use crate::info::DeviceInfo;
+
+/// What a dry run saw.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recorded {
+    /// Kernel launches.
+    pub launches: u64,
+    /// Different programs.
+    pub programs: u64,
+    /// Bytes that would have been written to the device.
+    pub written_bytes: u64,
+    /// Bytes that would have been read back.
+    pub read_bytes: u64,
+    /// Bytes copied on the device.
+    pub copied_bytes: u64,
+    /// The largest single allocation.
+    pub largest_allocation_bytes: u64,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Record {
+    info: DeviceInfo,
+    recorded: Mutex<Recorded>,
+}
+
+impl Record {
+    /// A dry run of the device that `info` describes.
+    pub fn new(info: DeviceInfo) -> Self {
+        Self { info, recorded: Mutex::default() }
+    }
+
+    /// What was seen so far.
+    pub fn recorded(&self) -> Recorded {
+        self.counters().clone()
+    }
+
+    fn counters(&self) -> std::sync::MutexGuard<'_, Recorded> {
+        self.recorded.lock().expect("counting does not panic")
+    }
+}
+
+struct NoTime;
+
+impl Timer for NoTime {
+    fn elapsed(&self) -> Option<Duration> {
+        None
+    }
+}
+
+impl Backend for Record {
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn executes(&self) -> bool {
+        false
+    }
+
+    fn allocate(&self, bytes: u64) -> Result<Buffer> {
+        let mut recorded = self.counters();
+        recorded.largest_allocation_bytes = recorded.largest_allocation_bytes.max(bytes);
+        Ok(Buffer::new(bytes, ()))
+    }
+
+    fn write(&self, _target: &Buffer, _offset: u64, data: &[u8]) -> Result<()> {
+        self.counters().written_bytes += data.len() as u64;
+        Ok(())
+    }
+
+    fn read(&self, _source: &Buffer, _offset: u64, data: &mut [u8]) -> Result<()> {
+        self.counters().read_bytes += data.len() as u64;
+        data.fill(0);
+        Ok(())
+    }
+
+    fn copy(&self, region: &CopyRegion) -> Result<()> {
+        self.counters().copied_bytes += region.bytes;
+        Ok(())
+    }
+
+    fn build(&self, _source: &ProgramSource) -> Result<Program> {
+        self.counters().programs += 1;
+        Ok(Program::new(()))
+    }
+
+    fn binary(&self, _program: &Program) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn load(&self, source: &ProgramSource, _binary: &[u8]) -> Result<Program> {
+        self.build(source)
+    }
+
+    fn launch(&self, _program: &Program, _launch: &Launch) -> Result<Box<dyn Timer>> {
+        self.counters().launches += 1;
+        Ok(Box::new(NoTime))
+    }
+
+    fn finish(&self) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,266 @@
+//! A device: a backend with its memory, programs and profile.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use crate::backend::cpu::Cpu;
+use crate::backend::record::{Record, Recorded};
+use crate::backend::{Argument, Backend, Launch, ProgramSource};
+use crate::info::DeviceInfo;
+use crate::kernel::{Kernel, ProgramCache, ProgramStats};
+use crate::memory::{Block, Lifetime, Limits, MemoryManager, MemoryStats};
+use crate::profile::{Profile, Work};
+use crate::{DType, Result};
+
+mod open;
+
+/// An opened device. Cloning gives another handle to the same one; the last handle closes it.
+#[derive(Clone, Debug)]
+pub struct Device {
+    inner: Arc<Inner>,
+    notes: Arc<Vec<String>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    backend: Arc<dyn Backend>,
+    /// The backend again, if it is a dry run.
+    record: Option<Arc<Record>>,
+    memory: Arc<MemoryManager>,
+    programs: ProgramCache,
+    profile: Profile,
+    flop: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// How to open a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeviceOptions {
+    /// What the device may hold at once; all of its memory if not given.
+    pub budget_bytes: Option<u64>,
+    /// The largest single allocation; the driver's own limit if not given, or if that is less.
+    pub max_allocation_bytes: Option<u64>,
+    /// Fill every block with NaNs before it is used, so that a kernel which leaves a part of its
+    /// output unwritten is found. For tests: it costs a write of every block.
+    pub poison: bool,
+    /// Where compiled programs are kept between runs. If not given, [`Device::open`] asks
+    /// [`knob::cache_dir`](crate::knob::cache_dir), and [`Device::new`] keeps none.
+    pub cache_dir: Option<PathBuf>,
+}
+
+/// What an op asks a device to run.
+#[derive(Debug)]
+pub struct Call<'a> {
+    /// The kernel's name.
+    pub kernel: &'static str,
+    /// What `REAL` is.
+    pub dtype: DType,
+    /// Values of parameters that differ from the kernel's own.
+    pub parameters: &'a [(&'static str, u32)],
+    /// In the kernel's order.
+    pub arguments: &'a [Argument<'a>],
+    /// Work-groups.
+    pub groups: [usize; 3],
+    /// Work-items in each.
+    pub local: [usize; 3],
+    /// Floating-point operations, two for a multiply-add.
+    pub flop: u64,
+    /// Bytes that must at least be read and written.
+    pub bytes: u64,
+}
+
+impl Device {
+    /// The host itself: no driver is needed.
+    pub fn cpu() -> Self {
+        Self::cpu_with(&DeviceOptions::default())
+    }
+
+    /// The host itself under `options`.
+    pub fn cpu_with(options: &DeviceOptions) -> Self {
+        Self::new(Arc::new(Cpu::new()), options)
+    }
+
+    /// The host running every kernel's definition: what other devices are compared with. With
+    /// `info`, ops choose the algorithms that they would choose on that device.
+    pub fn definitions(info: Option<DeviceInfo>) -> Self {
+        let backend = match info {
+            Some(info) => Cpu::definitions_for(info),
+            None => Cpu::definitions(),
+        };
+        Self::new(Arc::new(backend), &DeviceOptions::default())
+    }
+
+    /// A dry run of this device: the same decisions under the same budget, nothing allocated,
+    /// nothing run.
+    pub fn dry_run(&self) -> Self {
+        let record = Arc::new(Record::new(self.info().clone()));
+        let options = DeviceOptions {
+            budget_bytes: Some(self.inner.memory.stats().budget_bytes),
+            max_allocation_bytes: Some(self.inner.memory.max_allocation_bytes()),
+            poison: false,
+            cache_dir: None,
+        };
+        Self::with_record(Arc::clone(&record) as _, Some(record), &options)
+    }
+
+    /// A device behind any backend.
+    pub fn new(backend: Arc<dyn Backend>, options: &DeviceOptions) -> Self {
+        Self::with_record(backend, None, options)
+    }
+
+    fn with_record(
+        backend: Arc<dyn Backend>,
+        record: Option<Arc<Record>>,
+        options: &DeviceOptions,
+    ) -> Self {
+        let info = backend.info();
+        let most_bytes = info.max_allocation_bytes;
+        let limits = Limits {
+            budget_bytes: options.budget_bytes.unwrap_or(info.memory_bytes),
+            max_allocation_bytes: options.max_allocation_bytes.unwrap_or(u64::MAX).min(most_bytes),
+            poison: options.poison,
+        };
+        let memory = Arc::new(MemoryManager::new(Arc::clone(&backend), limits));
+        let programs = match &options.cache_dir {
+            Some(folder) => ProgramCache::on_disk(folder.join("programs")),
+            None => ProgramCache::default(),
+        };
+        let profile = Profile::default();
+        let (flop, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
+        let inner = Inner { backend, record, memory, programs, profile, flop, bytes };
+        Self { inner: Arc::new(inner), notes: Arc::default() }
+    }
+
+    /// What the device says of itself.
+    pub fn info(&self) -> &DeviceInfo {
+        self.inner.backend.info()
+    }
+
+    /// What memory is and was in use.
+    pub fn memory_stats(&self) -> MemoryStats {
+        self.inner.memory.stats()
+    }
+
+    /// The device's memory.
+    pub fn memory(&self) -> &Arc<MemoryManager> {
+        &self.inner.memory
+    }
+
+    /// What was measured.
+    pub fn profile(&self) -> &Profile {
+        &self.inner.profile
+    }
+
+    /// What a dry run saw; `None` on a device that runs.
+    pub fn recorded(&self) -> Option<Recorded> {
+        self.inner.record.as_ref().map(|record| record.recorded())
+    }
+
+    /// The work of every launch so far.
+    pub fn work(&self) -> Work {
+        let sum = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Work { flop: sum(&self.inner.flop), bytes: sum(&self.inner.bytes) }
+    }
+
+    /// Where the programs came from that were used so far.
+    pub fn program_stats(&self) -> ProgramStats {
+        self.inner.programs.stats()
+    }
+
+    /// Whether launches take place: false on a dry run.
+    pub fn executes(&self) -> bool {
+        self.inner.backend.executes()
+    }
+
+    /// Waits for everything that was queued.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Device`](crate::Error::Device) if the driver fails.
+    pub fn finish(&self) -> Result<()> {
+        self.inner.backend.finish()
+    }
+
+    /// Opens a stage: until the guard is dropped, memory is counted under `name` and launches are
+    /// noted inside it.
+    pub fn stage(&self, name: &'static str) -> Stage {
+        self.inner.memory.push_label(name);
+        Stage { device: self.clone(), record: self.inner.profile.open(name) }
+    }
+
+    pub(crate) fn backend(&self) -> &dyn Backend {
+        self.inner.backend.as_ref()
+    }
+
+    /// A block holding `bytes`. On a dry run `produce` is not called.
+    pub(crate) fn upload(
+        &self,
+        bytes: usize,
+        lifetime: Lifetime,
+        produce: impl FnOnce() -> Result<Vec<u8>>,
+    ) -> Result<Block> {
+        let block = self.inner.memory.allocate(bytes as u64, lifetime)?;
+        if self.executes() {
+            let data = produce()?;
+            debug_assert_eq!(data.len(), bytes);
+            self.backend().write(block.buffer(), 0, &data)?;
+        }
+        Ok(block)
+    }
+
+    /// Runs one kernel: finds its program, queues it, notes it in the profile.
+    pub(crate) fn run(&self, call: &Call) -> Result<()> {
+        let kernel = Kernel::find(call.kernel).expect("ops call kernels of the catalogue");
+        let parameters = kernel.parameters.iter().map(|&(name, default)| {
+            let given = call.parameters.iter().find(|(parameter, _)| *parameter == name);
+            (name, given.map_or(default, |&(_, value)| value))
+        });
+        let source = ProgramSource {
+            kernel: kernel.name,
+            dtype: call.dtype,
+            parameters: parameters.collect(),
+            source: kernel.source,
+        };
+        let program = self.inner.programs.get(self.backend(), source)?;
+        let launch = Launch { arguments: call.arguments, groups: call.groups, local: call.local };
+        let work = Work { flop: call.flop, bytes: call.bytes };
+        let start = Instant::now();
+        let timer = self.backend().launch(&program, &launch)?;
+        self.inner.flop.fetch_add(work.flop, Ordering::Relaxed);
+        self.inner.bytes.fetch_add(work.bytes, Ordering::Relaxed);
+        self.inner.profile.launched(kernel.name, start, work, timer);
+        Ok(())
+    }
+}
+
+/// A part of a run, from [`Device::stage`] until it is dropped. Stages nest.
+#[derive(Debug)]
+#[must_use = "a stage ends when its guard is dropped"]
+pub struct Stage {
+    device: Device,
+    record: Option<usize>,
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.device.inner.memory.pop_label();
+        if let Some(record) = self.record {
+            // A driver that fails here fails again at the next call, which can return the error.
+            let _ = self.device.finish();
+            self.device.inner.profile.close(record);
+        }
+    }
+}
+
+/// A kernel's arguments, each `name: value`, in the kernel's order. A value is a buffer (an
+/// input), an optional buffer, `Output(buffer)`, or a number.
+macro_rules! arguments {
+    ($($name:ident : $value:expr),* $(,)?) => {{
+        #[allow(unused_imports)]
+        use $crate::backend::Value::Output;
+        [$($crate::backend::Argument { name: stringify!($name), value: ($value).into() }),*]
+    }};
+}
+pub(crate) use arguments;

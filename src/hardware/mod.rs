@@ -1,0 +1,5 @@
+//! What hardware there is.
+
+mod detect;
+
+pub use detect::{Detected, DeviceEntry, Wanted, detect};

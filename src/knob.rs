@@ -1,0 +1,143 @@
+//! Environment variables: the only place that reads them.
+//!
+//! [`KNOBS`] lists them all. Programs read [`device`] for the default of their `--device` flag;
+//! the library itself reads [`cache_dir`] when a device is opened, and nothing else.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use crate::{Error, Result};
+
+/// An environment variable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Knob {
+    /// The variable.
+    pub name: &'static str,
+    /// What values it takes.
+    pub kind: &'static str,
+    /// What holds where it is not set.
+    pub default: &'static str,
+    /// What it does, in one line.
+    pub help: &'static str,
+}
+
+const CACHE_DIR: &str = "ELLESMERE_CACHE_DIR";
+const DEVICE: &str = "ELLESMERE_DEVICE";
+const REQUIRE_DEVICES: &str = "ELLESMERE_REQUIRE_DEVICES";
+
+/// Every knob, in alphabetical order.
+pub const KNOBS: &[Knob] = &[
+    Knob {
+        name: CACHE_DIR,
+        kind: "an absolute path, or `off`",
+        default: "`ellesmere` in the user's cache folder",
+        help: "where compiled kernels are kept between runs",
+    },
+    Knob {
+        name: DEVICE,
+        kind: "`auto`, `cpu`, or an id that `clbench devices` lists",
+        default: "auto",
+        help: "the device of programs that are not given --device",
+    },
+    Knob {
+        name: REQUIRE_DEVICES,
+        kind: "names separated by commas, such as `cpu,pocl,llvmpipe`",
+        default: "none",
+        help: "devices without which the tests fail; each is a part of a backend's, platform's or \
+               device's name",
+    },
+];
+
+/// Where compiled kernels are kept; `None` for nowhere.
+///
+/// # Errors
+///
+/// [`Error::Argument`] if `ELLESMERE_CACHE_DIR` is neither an absolute path nor `off`.
+pub fn cache_dir() -> Result<Option<PathBuf>> {
+    parse_cache_dir(std::env::var_os(CACHE_DIR))
+}
+
+/// The device that a program is to use where no flag says.
+///
+/// # Errors
+///
+/// [`Error::Argument`] if `ELLESMERE_DEVICE` is empty or no text.
+pub fn device() -> Result<String> {
+    let device = parse_text(DEVICE, std::env::var_os(DEVICE))?;
+    Ok(device.unwrap_or_else(|| "auto".to_owned()))
+}
+
+/// Names of devices that tests demand, in lower case.
+///
+/// # Errors
+///
+/// [`Error::Argument`] if `ELLESMERE_REQUIRE_DEVICES` has an empty name or is no text.
+pub fn require_devices() -> Result<Vec<String>> {
+    parse_names(REQUIRE_DEVICES, std::env::var_os(REQUIRE_DEVICES))
+}
+
+fn parse_cache_dir(value: Option<OsString>) -> Result<Option<PathBuf>> {
+    match value {
+        None => Ok(dirs::cache_dir().map(|folder| folder.join("ellesmere"))),
+        Some(value) if value == "off" => Ok(None),
+        Some(value) => {
+            let path = PathBuf::from(value);
+            if !path.is_absolute() {
+                let detail = format!("expected an absolute path or \"off\", got {path:?}");
+                return Err(Error::argument(CACHE_DIR, detail));
+            }
+            Ok(Some(path))
+        }
+    }
+}
+
+fn parse_text(name: &str, value: Option<OsString>) -> Result<Option<String>> {
+    let Some(value) = value else { return Ok(None) };
+    match value.to_str().map(str::trim) {
+        Some(text) if !text.is_empty() => Ok(Some(text.to_owned())),
+        _ => Err(Error::argument(name, format!("expected a name, got {value:?}"))),
+    }
+}
+
+fn parse_names(name: &str, value: Option<OsString>) -> Result<Vec<String>> {
+    let Some(text) = parse_text(name, value)? else { return Ok(Vec::new()) };
+    let names: Vec<String> = text.split(',').map(|part| part.trim().to_lowercase()).collect();
+    if names.iter().any(String::is_empty) {
+        let detail = format!("expected names separated by commas, got {text:?}");
+        return Err(Error::argument(name, detail));
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_folder_is_absolute_or_off() {
+        let parse = |text: &str| parse_cache_dir(Some(text.into()));
+        let absolute = std::env::temp_dir();
+        assert_eq!(parse(absolute.to_str().unwrap()).unwrap(), Some(absolute));
+        assert_eq!(parse("off").unwrap(), None);
+        let error = parse("programs").unwrap_err().to_string();
+        let expected =
+            "ELLESMERE_CACHE_DIR: expected an absolute path or \"off\", got \"programs\"";
+        assert_eq!(error, expected);
+        assert!(parse("").is_err());
+    }
+
+    #[test]
+    fn names_are_separated_by_commas() {
+        let parse = |text: &str| parse_names("NAMES", Some(text.into()));
+        assert_eq!(parse("cpu, PoCL").unwrap(), ["cpu", "pocl"]);
+        let error = parse("cpu,,pocl").unwrap_err().to_string();
+        assert_eq!(error, "NAMES: expected names separated by commas, got \"cpu,,pocl\"");
+        assert_eq!(parse_names("NAMES", None).unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn every_knob_is_listed_once_in_order() {
+        assert!(KNOBS.is_sorted_by(|a, b| a.name < b.name));
+        assert!(KNOBS.iter().all(|knob| knob.name.starts_with("ELLESMERE_")));
+    }
+}

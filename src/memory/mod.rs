@@ -1,0 +1,195 @@
+//! Every byte on a device comes from its [`MemoryManager`].
+//!
+//! A pool under a budget. Blocks return to the pool when dropped and are reused by the next
+//! request of about their size; the device's queue runs in order, so a block may be reused by the
+//! launch after the one that read it last. What is held is a function of the requests alone:
+//! a dry run that makes the same requests has the same peak, to the byte.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::backend::{Backend, Buffer};
+use crate::{Error, Result};
+
+mod pool;
+mod stats;
+
+use pool::Pool;
+pub use stats::{LabelStats, MemoryStats};
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct MemoryManager {
+    backend: Arc<dyn Backend>,
+    limits: Limits,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    pool: Pool,
+    labels: Vec<&'static str>,
+    stats: MemoryStats,
+}
+
+/// What a manager may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// What may be held at once.
+    pub budget_bytes: u64,
+    /// The largest single allocation.
+    pub max_allocation_bytes: u64,
+    /// Whether every transient block is filled with NaNs before it is used.
+    pub poison: bool,
+}
+
+/// How long a block is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifetime {
+    /// For a few launches: taken from the pool and given back to it.
+    Transient,
+    /// For as long as a model is loaded: of exactly the size asked for, released when dropped.
+    Resident,
+}
+
+impl MemoryManager {
+    /// A manager of the memory of `backend`.
+    pub fn new(backend: Arc<dyn Backend>, limits: Limits) -> Self {
+        let stats = MemoryStats { budget_bytes: limits.budget_bytes, ..MemoryStats::default() };
+        let state = Mutex::new(State { pool: Pool::default(), labels: Vec::new(), stats });
+        Self { backend, limits, state }
+    }
+
+    /// The largest single allocation that may be asked for, in bytes.
+    pub fn max_allocation_bytes(&self) -> u64 {
+        self.limits.max_allocation_bytes
+    }
+
+    /// A block of at least `bytes` bytes with undefined contents.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfMemory`] if the budget or the device has no room after the pool's unused
+    /// blocks were released, or if `bytes` is over the largest allocation.
+    pub fn allocate(self: &Arc<Self>, bytes: u64, lifetime: Lifetime) -> Result<Block> {
+        let wanted = match lifetime {
+            Lifetime::Transient => {
+                pool::size_class(bytes).min(self.limits.max_allocation_bytes.max(bytes))
+            }
+            Lifetime::Resident => bytes.max(1),
+        };
+        let mut state = self.state();
+        let reused = if lifetime == Lifetime::Transient { state.pool.take(wanted) } else { None };
+        let buffer = match reused {
+            Some(buffer) => buffer,
+            None => self.allocate_new(&mut state, wanted)?,
+        };
+        let label = state.labels.last().copied().unwrap_or("other");
+        state.stats.lived(label, buffer.bytes());
+        if self.limits.poison {
+            // All bits set is a NaN of every floating-point type.
+            self.backend.write(&buffer, 0, &vec![0xff; buffer.bytes() as usize])?;
+        }
+        Ok(Block { buffer: Some(buffer), lifetime, label, manager: Arc::clone(self) })
+    }
+
+    fn allocate_new(&self, state: &mut State, bytes: u64) -> Result<Buffer> {
+        let out_of_memory = |stats: &MemoryStats| Error::OutOfMemory {
+            requested_bytes: bytes,
+            held_bytes: stats.held_bytes,
+            budget_bytes: stats.budget_bytes,
+        };
+        if bytes > self.limits.max_allocation_bytes {
+            return Err(out_of_memory(&state.stats));
+        }
+        if state.stats.held_bytes + bytes > state.stats.budget_bytes {
+            release_unused(state);
+            if state.stats.held_bytes + bytes > state.stats.budget_bytes {
+                return Err(out_of_memory(&state.stats));
+            }
+        }
+        let first = self.backend.allocate(bytes);
+        let buffer = match first {
+            Err(Error::OutOfMemory { .. }) => {
+                release_unused(state);
+                self.backend.allocate(bytes)
+            }
+            other => other,
+        };
+        let buffer = buffer.map_err(|error| match error {
+            Error::OutOfMemory { .. } => out_of_memory(&state.stats),
+            other => other,
+        })?;
+        state.stats.held(bytes);
+        Ok(buffer)
+    }
+
+    /// Gives the pool's unused blocks back to the device.
+    pub fn trim(&self) {
+        release_unused(&mut self.state());
+    }
+
+    /// What is held and live now, and what was at most.
+    pub fn stats(&self) -> MemoryStats {
+        self.state().stats.clone()
+    }
+
+    /// Starts the high-water marks anew from what is held and live now.
+    pub fn reset_peaks(&self) {
+        self.state().stats.reset_peaks();
+    }
+
+    /// Counts what is allocated from now on under `label`, until [`MemoryManager::pop_label`].
+    pub(crate) fn push_label(&self, label: &'static str) {
+        self.state().labels.push(label);
+    }
+
+    pub(crate) fn pop_label(&self) {
+        self.state().labels.pop();
+    }
+
+    fn give_back(&self, buffer: Buffer, lifetime: Lifetime, label: &'static str) {
+        let mut state = self.state();
+        state.stats.died(label, buffer.bytes());
+        match lifetime {
+            Lifetime::Transient => state.pool.put(buffer),
+            Lifetime::Resident => state.stats.released(buffer.bytes()),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change of the state is complete before anything in it can panic.
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+fn release_unused(state: &mut State) {
+    let released = state.pool.clear();
+    state.stats.released(released);
+}
+
+/// A block of device memory, given back when dropped.
+#[derive(Debug)]
+pub struct Block {
+    buffer: Option<Buffer>,
+    lifetime: Lifetime,
+    label: &'static str,
+    manager: Arc<MemoryManager>,
+}
+
+impl Block {
+    /// The memory itself.
+    pub fn buffer(&self) -> &Buffer {
+        self.buffer.as_ref().expect("a block has its buffer until it is dropped")
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        if let Some(buffer) = self.buffer.take() {
+            self.manager.give_back(buffer, self.lifetime, self.label);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,58 @@
+use super::*;
+use crate::backend::cpu::Cpu;
+
+fn manager(budget_bytes: u64, max_allocation_bytes: u64) -> Arc<MemoryManager> {
+    let limits = Limits { budget_bytes, max_allocation_bytes, poison: false };
+    Arc::new(MemoryManager::new(Arc::new(Cpu::new()), limits))
+}
+
+#[test]
+fn a_dropped_block_is_reused_and_its_bytes_stay_held() {
+    let manager = manager(1 << 20, 1 << 20);
+    drop(manager.allocate(5000, Lifetime::Transient).unwrap());
+    let held_bytes = manager.stats().held_bytes;
+    assert!((5000..=5000 + 5000 / 8).contains(&held_bytes), "{held_bytes}");
+    let _block = manager.allocate(4990, Lifetime::Transient).unwrap();
+    assert_eq!(manager.stats().held_bytes, held_bytes);
+    assert_eq!(manager.stats().peak_held_bytes, held_bytes);
+}
+
+#[test]
+fn the_budget_counts_unused_blocks_only_until_someone_needs_them() {
+    let manager = manager(10_000, 10_000);
+    drop(manager.allocate(6000, Lifetime::Transient).unwrap());
+    let block = manager.allocate(9000, Lifetime::Resident).unwrap();
+    assert_eq!(manager.stats().held_bytes, 9000);
+    let error = manager.allocate(2000, Lifetime::Resident).unwrap_err();
+    assert_eq!(error.to_string(), "device out of memory: 2000 B requested, 9000 B of 10000 B held");
+    drop(block);
+    assert_eq!(manager.stats().held_bytes, 0);
+}
+
+#[test]
+fn no_request_passes_the_largest_allocation() {
+    let manager = manager(1 << 20, 4096);
+    assert!(manager.allocate(4097, Lifetime::Transient).is_err());
+    // Rounding up to the size class does not push a request over the limit either.
+    assert_eq!(manager.allocate(4095, Lifetime::Transient).unwrap().buffer().bytes(), 4096);
+}
+
+#[test]
+fn labels_have_their_own_peaks() {
+    let manager = manager(1 << 20, 1 << 20);
+    manager.push_label("unet");
+    drop(manager.allocate(1024, Lifetime::Resident).unwrap());
+    manager.pop_label();
+    let _other = manager.allocate(512, Lifetime::Resident).unwrap();
+    let stats = manager.stats();
+    assert_eq!(stats.labels["unet"], LabelStats { live_bytes: 0, peak_live_bytes: 1024 });
+    assert_eq!(stats.labels["other"], LabelStats { live_bytes: 512, peak_live_bytes: 512 });
+}
+
+#[test]
+fn size_classes_waste_at_most_an_eighth() {
+    for bytes in (1..100_000).step_by(37).chain([1 << 20, (1 << 20) + 1, 3_000_000_017]) {
+        let class = pool::size_class(bytes);
+        assert!(class >= bytes && class - bytes <= (bytes / 8).max(255), "{bytes} -> {class}");
+    }
+}

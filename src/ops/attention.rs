@@ -1,0 +1,237 @@
+//! Attention: every query's mean of the values, weighted by how well their keys match.
+
+use crate::backend::Buffer;
+use crate::device::{Call, arguments};
+use crate::info::DeviceInfo;
+use crate::tensor::{Band, BandBuffer, Tensor};
+use crate::{Error, Result};
+
+/// The widest head that the kernels hold in registers and local memory.
+const MAX_HEAD_WIDTH: usize = 512;
+
+/// Columns of a `[N, L, width]` tensor, from `start` on: a part of a fused q|k|v product.
+#[derive(Clone, Copy, Debug)]
+pub struct Columns<'a> {
+    /// The whole product.
+    pub tensor: &'a Tensor,
+    /// The first column.
+    pub start: usize,
+}
+
+impl<'a> From<&'a Tensor> for Columns<'a> {
+    fn from(tensor: &'a Tensor) -> Self {
+        Self { tensor, start: 0 }
+    }
+}
+
+/// How [`attention`] splits and weighs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Attention {
+    /// Heads, side by side in the columns.
+    pub heads: usize,
+    /// Columns of one head.
+    pub head_width: usize,
+    /// Multiplies every score, usually 1 / sqrt(head_width).
+    pub scale: f32,
+    /// Whether a query sees the keys up to its own position only.
+    pub causal: bool,
+}
+
+/// The sizes that decide how attention is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Columns of one head.
+    pub head_width: usize,
+}
+
+/// How attention is computed, with the values of the kernel's parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    /// One work-item holds a block of queries in wide vectors.
+    Register {
+        /// Keys in a tile.
+        keys: u32,
+    },
+    /// A work-group shares tiles of keys and values in local memory.
+    Local {
+        /// Queries of a work-group.
+        queries: u32,
+    },
+}
+
+/// Queries of a work-item of `attention_register`: two vectors of 16.
+const REGISTER_QUERIES: usize = 32;
+/// Work-items in a work-group of `attention_local`.
+const LOCAL_ITEMS: usize = 256;
+
+/// The algorithm for this device.
+///
+/// Tiles are as large as leaves them in the first caches or in registers: fewer keys, or fewer
+/// queries, where heads are wide.
+pub fn plan(problem: &Problem, info: &DeviceInfo) -> Algorithm {
+    if info.prefers_register_tiles() {
+        Algorithm::Register { keys: if problem.head_width <= 160 { 64 } else { 32 } }
+    } else {
+        Algorithm::Local { queries: if problem.head_width <= 160 { 64 } else { 32 } }
+    }
+}
+
+/// softmax(scale * q k^T) v for every head; no matrix of scores is stored.
+///
+/// # Shapes
+///
+/// - `q`: `[N, Lq, ..]`, of which `heads * head_width` columns are read from `start` on
+/// - `k`, `v`: `[N, Lk, ..]`, likewise
+/// - result: `[N, Lq, heads * head_width]`
+///
+/// `head_width` is at most 512. Element types are the same.
+///
+/// # Errors
+///
+/// [`Error::Shape`] if the shapes do not agree as above, or if one sample's keys or values lie in
+/// several blocks and do not fit one; [`Error::OutOfMemory`], [`Error::Device`].
+///
+/// # Precision
+///
+/// Scores and sums are f32 for every element type; each score's maximum so far is subtracted
+/// before its exponential, so that no score is too large.
+pub fn attention(q: Columns, k: Columns, v: Columns, params: &Attention) -> Result<Tensor> {
+    let [samples, queries, keys] = check(&q, &k, &v, params)?;
+    let &Attention { heads, head_width, scale, causal } = params;
+    let device = q.tensor.device();
+    let dtype = q.tensor.dtype();
+    let width = heads * head_width;
+    let y = Tensor::empty_like(q.tensor, &[samples, queries, width], dtype)?;
+    let (kernel, parameters, groups_of, local) = match plan(&Problem { head_width }, device.info())
+    {
+        Algorithm::Register { keys } => {
+            ("attention_register", ("KEYS", keys), REGISTER_QUERIES, [1, 1, 1])
+        }
+        Algorithm::Local { queries } => {
+            ("attention_local", ("QUERIES", queries), queries as usize, [LOCAL_ITEMS, 1, 1])
+        }
+    };
+    let mut gathered = None;
+    for band in y.bands() {
+        let q_band = q.tensor.band(&band)?;
+        let context = Context::of(&k, &v, &band, keys, &mut gathered)?;
+        let (band_samples, rows) = (band.samples.len(), band.rows.len());
+        let scores = band_samples * heads * rows * keys;
+        device.run(&Call {
+            kernel,
+            dtype,
+            parameters: &[("HEAD_WIDTH", head_width as u32), parameters],
+            arguments: &arguments! {
+                q: &*q_band,
+                k: context.k,
+                v: context.v,
+                y: Output(y.output(&band)),
+                queries: rows as u32,
+                keys: keys as u32,
+                heads: heads as u32,
+                q_stride: q.width() as u32,
+                q_start: q.start as u32,
+                k_stride: k.width() as u32,
+                k_start: k.start as u32,
+                v_stride: v.width() as u32,
+                v_start: v.start as u32,
+                first_sample: context.first_sample as u32,
+                samples: band_samples as u32,
+                first_query: band.rows.start as u32,
+                causal: u32::from(causal),
+                scale: scale,
+            },
+            groups: [rows.div_ceil(groups_of), heads, band_samples],
+            local,
+            flop: 4 * (scores * head_width) as u64,
+            bytes: (band_samples * width * 2 * (rows + keys) * dtype.size()) as u64,
+        })?;
+    }
+    Ok(y)
+}
+
+impl Columns<'_> {
+    fn width(&self) -> usize {
+        self.tensor.shape()[2]
+    }
+}
+
+/// N, Lq and Lk, if everything agrees.
+fn check(q: &Columns, k: &Columns, v: &Columns, params: &Attention) -> Result<[usize; 3]> {
+    let error = |detail: String| Err(Error::shape("attention", detail));
+    let &Attention { heads, head_width, scale, .. } = params;
+    if heads == 0 || head_width == 0 || head_width > MAX_HEAD_WIDTH {
+        return error(format!(
+            "expected at least one head of 1 to {MAX_HEAD_WIDTH} columns, \
+             got {heads} of {head_width}"
+        ));
+    }
+    if !scale.is_finite() {
+        return error(format!("scale must be finite, got {scale}"));
+    }
+    let dtype = q.tensor.dtype();
+    let &[samples, queries, _] = q.tensor.shape() else {
+        return error(format!("q must be [N, L, width], got {:?}", q.tensor.shape()));
+    };
+    let keys = *k.tensor.shape().get(1).unwrap_or(&0);
+    let width = heads * head_width;
+    for (name, columns, rows) in [("q", q, queries), ("k", k, keys), ("v", v, keys)] {
+        let (shape, start) = (columns.tensor.shape(), columns.start);
+        if shape.len() != 3 || shape[..2] != [samples, rows] || shape[2] < start + width {
+            return error(format!(
+                "{name} must be [{samples}, {}, at least {}], got {shape:?} from column {start}",
+                if rows == 0 { "L".to_owned() } else { rows.to_string() },
+                start + width,
+            ));
+        }
+        if columns.tensor.dtype() != dtype {
+            let got = columns.tensor.dtype();
+            return error(format!("{name} must be {dtype} as q is, got {got}"));
+        }
+        let most_bytes = columns.tensor.device().memory().max_allocation_bytes();
+        let sample_bytes = (rows * shape[2] * dtype.size()) as u64;
+        if name != "q" && columns.tensor.bands().len() > samples && sample_bytes > most_bytes {
+            return error(format!(
+                "{name} must fit one allocation of {most_bytes} B, got {sample_bytes} B a sample"
+            ));
+        }
+    }
+    Ok([samples, queries, keys])
+}
+
+/// The keys and values that a band of queries sees.
+struct Context<'a> {
+    k: &'a Buffer,
+    v: &'a Buffer,
+    /// The sample of `k` and `v` that the band's first is.
+    first_sample: usize,
+}
+
+/// The keys and values of one sample, and which it is.
+type Sample<'a> = (usize, BandBuffer<'a>, BandBuffer<'a>);
+
+impl<'a> Context<'a> {
+    /// The whole tensors where each is one block; else the samples of `band`, copied together and
+    /// kept in `gathered` for the bands that follow.
+    fn of<'t: 'a>(
+        k: &Columns<'t>,
+        v: &Columns<'t>,
+        band: &Band,
+        keys: usize,
+        gathered: &'a mut Option<Sample<'t>>,
+    ) -> Result<Self> {
+        if k.tensor.bands().len() == 1 && v.tensor.bands().len() == 1 {
+            let first_sample = band.samples.start;
+            return Ok(Self { k: k.tensor.buffer(), v: v.tensor.buffer(), first_sample });
+        }
+        let sample = band.samples.start;
+        if gathered.as_ref().is_none_or(|(of, _, _)| *of != sample) {
+            // What the last sample needed goes back to the pool first.
+            *gathered = None;
+            let band = Band { samples: band.samples.clone(), rows: 0..keys };
+            *gathered = Some((sample, k.tensor.band(&band)?, v.tensor.band(&band)?));
+        }
+        let (_, k, v) = gathered.as_ref().expect("it was gathered just now");
+        Ok(Self { k, v, first_sample: 0 })
+    }
+}

@@ -1,0 +1,48 @@
+//! Element types changed.
+
+use super::tiling::Tiling;
+use crate::device::{Call, arguments};
+use crate::tensor::Tensor;
+use crate::{DType, Result};
+
+/// The same values stored as `dtype`; the same memory where they already are.
+///
+/// # Shapes
+///
+/// - result: the shape of `x`
+///
+/// # Errors
+///
+/// [`Error::OutOfMemory`](crate::Error::OutOfMemory), [`Error::Device`](crate::Error::Device).
+///
+/// # Precision
+///
+/// Rounded to the nearest, ties to even. What is too large for f16 becomes infinite.
+pub fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
+    if x.dtype() == dtype {
+        return Ok(x.clone());
+    }
+    let y = Tensor::empty_like(x, x.shape(), dtype)?;
+    let tiling = Tiling::of(x.device().info());
+    let [items, vector, rounds] = tiling.parameters();
+    let target = ("TARGET_F16", u32::from(dtype == DType::F16));
+    for band in y.bands() {
+        let elements = y.elements(&band);
+        let x_band = x.band(&band)?;
+        x.device().run(&Call {
+            kernel: "cast",
+            dtype: x.dtype(),
+            parameters: &[target, items, vector, rounds],
+            arguments: &arguments! {
+                x: &*x_band,
+                y: Output(y.output(&band)),
+                elements: elements as u32,
+            },
+            groups: [tiling.groups(elements), 1, 1],
+            local: tiling.local(),
+            flop: 0,
+            bytes: (elements * (x.dtype().size() + dtype.size())) as u64,
+        })?;
+    }
+    Ok(y)
+}

@@ -1,0 +1,58 @@
+//! A sample of the distribution that an encoder gives.
+
+use crate::device::{Call, arguments};
+use crate::tensor::Tensor;
+use crate::{DType, Error, Result};
+
+/// (mean + exp(clamp(log variance, -30, 20) / 2) * noise) * scale
+///
+/// # Shapes
+///
+/// - `moments`: `[N, H, W, 2C]`, means first, then logarithms of variances
+/// - `noise`: `[N, H, W, C]`, f32
+/// - result: `[N, H, W, C]`, f32
+///
+/// # Errors
+///
+/// [`Error::Shape`] if the shapes do not agree as above; [`Error::OutOfMemory`], [`Error::Device`].
+///
+/// # Precision
+///
+/// f32 for every element type of `moments`.
+pub fn gaussian_sample(moments: &Tensor, noise: &Tensor, scale: f32) -> Result<Tensor> {
+    let error = |detail: String| Err(Error::shape("gaussian_sample", detail));
+    let shape = match *moments.shape() {
+        [samples, height, width, both] if both.is_multiple_of(2) => {
+            [samples, height, width, both / 2]
+        }
+        ref got => return error(format!("moments must be [N, H, W, 2C], got {got:?}")),
+    };
+    if noise.shape() != shape || noise.dtype() != DType::F32 {
+        let (got, dtype) = (noise.shape(), noise.dtype());
+        return error(format!("noise must be {shape:?} f32, got {got:?} {dtype}"));
+    }
+    let channels = shape[3];
+    let y = Tensor::empty_like(moments, &shape, DType::F32)?;
+    for band in y.bands() {
+        let elements = y.elements(&band);
+        let (moments_band, noise_band) = (moments.band(&band)?, noise.band(&band)?);
+        moments.device().run(&Call {
+            kernel: "gaussian_sample",
+            dtype: moments.dtype(),
+            parameters: &[("WG_SIZE", 64)],
+            arguments: &arguments! {
+                moments: &*moments_band,
+                noise: &*noise_band,
+                y: Output(y.output(&band)),
+                pixels: (elements / channels) as u32,
+                channels: channels as u32,
+                scale: scale,
+            },
+            groups: [elements.div_ceil(64), 1, 1],
+            local: [64, 1, 1],
+            flop: 16 * elements as u64,
+            bytes: (elements * (2 * moments.dtype().size() + 8)) as u64,
+        })?;
+    }
+    Ok(y)
+}

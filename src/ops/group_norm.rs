@@ -1,0 +1,247 @@
+//! Normalization of groups of channels.
+
+use super::Activation;
+use super::tiling::Tiling;
+use crate::device::{Call, arguments};
+use crate::memory::{Block, Lifetime};
+use crate::tensor::{Band, BandBuffer, Tensor};
+use crate::{DType, Error, Result};
+
+/// How [`group_norm`] normalizes, and what follows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GroupNorm {
+    /// Groups of neighbouring channels.
+    pub groups: usize,
+    /// Added to the variance.
+    pub eps: f32,
+    /// Applied to the result.
+    pub activation: Activation,
+}
+
+/// Pixels whose statistics one work-item takes: few enough to be read again from a cache, and to
+/// give every work-item of a large device its share.
+const CHUNK: usize = 64;
+/// Work-items that merge the statistics of a group.
+const MERGE_ITEMS: usize = 64;
+
+/// Normalizes each group of channels of `x` and `x2` side by side to mean 0 and variance 1, then
+/// scales by `gamma`, shifts by `beta` and applies an activation.
+///
+/// The two inputs are read as one without a copy; a group may straddle their border.
+///
+/// # Shapes
+///
+/// - `x`: `[N, .., C1]`, `x2`: `[N, .., C2]`, with `C = C1 + C2` a multiple of `groups`; at least
+///   three axes
+/// - `gamma`, `beta`: `[C]`, f32
+/// - result: `[N, .., C]` of the element type of `x`
+///
+/// # Errors
+///
+/// [`Error::Shape`] if the shapes do not agree as above; [`Error::OutOfMemory`], [`Error::Device`].
+///
+/// # Precision
+///
+/// Statistics are f32 for every element type: mean first, then squares, for every channel of a
+/// chunk of pixels; chunks are merged in a fixed order. The error grows with the mean that is
+/// subtracted, not with its square.
+pub fn group_norm(
+    x: &Tensor,
+    x2: Option<&Tensor>,
+    gamma: &Tensor,
+    beta: &Tensor,
+    params: &GroupNorm,
+) -> Result<Tensor> {
+    let input = Input::check(x, x2, gamma, beta, params.groups)?;
+    let mut shape = x.shape().to_vec();
+    *shape.last_mut().expect("x has three axes") = input.channels;
+    let y = Tensor::empty_like(x, &shape, x.dtype())?;
+    let tiling = Tiling::of(x.device().info());
+    let factors = input.factors(&y, gamma, params, &tiling)?;
+    for band in y.bands() {
+        let (x_band, x2_band) = input.band(&band)?;
+        let pixels = band.rows.len() * input.pixels_per_row;
+        let elements = band.samples.len() * pixels * input.channels;
+        x.device().run(&Call {
+            kernel: "group_norm_apply",
+            dtype: x.dtype(),
+            parameters: &parameters(&tiling),
+            arguments: &arguments! {
+                x: &*x_band,
+                x2: x2_band.as_deref(),
+                factors: factors.buffer(),
+                beta: beta.buffer(),
+                y: Output(y.output(&band)),
+                pixels: pixels as u32,
+                channels: input.channels as u32,
+                x_channels: input.x_channels as u32,
+                chunk: CHUNK as u32,
+                first_sample: band.samples.start as u32,
+                samples: band.samples.len() as u32,
+                activation: params.activation as u32,
+            },
+            groups: input.grid(&tiling, &band),
+            local: tiling.local(),
+            flop: 4 * elements as u64,
+            bytes: (2 * elements * x.dtype().size()) as u64,
+        })?;
+    }
+    Ok(y)
+}
+
+/// One or two tensors read as one.
+struct Input<'a> {
+    x: &'a Tensor,
+    x2: Option<&'a Tensor>,
+    /// Of both.
+    channels: usize,
+    /// Of `x` alone.
+    x_channels: usize,
+    /// Pixels of a step along the second axis, by which tensors are cut into bands.
+    pixels_per_row: usize,
+}
+
+impl<'a> Input<'a> {
+    fn check(
+        x: &'a Tensor,
+        x2: Option<&'a Tensor>,
+        gamma: &Tensor,
+        beta: &Tensor,
+        groups: usize,
+    ) -> Result<Self> {
+        let error = |detail: String| Err(Error::shape("group_norm", detail));
+        let &[_, _, ref spatial @ .., x_channels] = x.shape() else {
+            return error(format!("x must be [N, .., C] of at least 3 axes, got {:?}", x.shape()));
+        };
+        let mut channels = x_channels;
+        if let Some(x2) = x2 {
+            let (axes, got) = (x.shape().len(), x2.shape());
+            if got.len() != axes || got[..axes - 1] != x.shape()[..axes - 1] {
+                return error(format!("x2 must be {:?} but for C, got {got:?}", x.shape()));
+            }
+            if x2.dtype() != x.dtype() {
+                return error(format!("x2 must be {} as x is, got {}", x.dtype(), x2.dtype()));
+            }
+            channels += got[axes - 1];
+        }
+        if groups == 0 || !channels.is_multiple_of(groups) {
+            return error(format!("expected groups that divide {channels} channels, got {groups}"));
+        }
+        for (name, tensor) in [("gamma", gamma), ("beta", beta)] {
+            if tensor.shape() != [channels] || tensor.dtype() != DType::F32 {
+                let (shape, dtype) = (tensor.shape(), tensor.dtype());
+                return error(format!("{name} must be [{channels}] f32, got {shape:?} {dtype}"));
+            }
+        }
+        let pixels_per_row = spatial.iter().product();
+        Ok(Self { x, x2, channels, x_channels, pixels_per_row })
+    }
+
+    fn band(&self, band: &Band) -> Result<(BandBuffer<'a>, Option<BandBuffer<'a>>)> {
+        Ok((self.x.band(band)?, self.x2.map(|x2| x2.band(band)).transpose()?))
+    }
+
+    fn chunks(&self, band: &Band) -> usize {
+        (band.rows.len() * self.pixels_per_row).div_ceil(CHUNK)
+    }
+
+    /// Work-groups over (chunk, vector of channels) and samples.
+    fn grid(&self, tiling: &Tiling, band: &Band) -> [usize; 3] {
+        let items = self.chunks(band) * self.channels.div_ceil(tiling.vector);
+        [items.div_ceil(tiling.items), band.samples.len(), 1]
+    }
+
+    /// What is subtracted from each channel of each sample, and what multiplies it: `[N, 2, C]`.
+    fn factors(
+        &self,
+        y: &Tensor,
+        gamma: &Tensor,
+        params: &GroupNorm,
+        tiling: &Tiling,
+    ) -> Result<Block> {
+        let device = self.x.device();
+        let samples = self.x.shape()[0];
+        let bands = y.bands();
+        let of_first = bands.iter().filter(|band| band.samples.contains(&0));
+        let chunks: usize = of_first.map(|band| self.chunks(band)).sum();
+        let floats = |count: usize| {
+            device.memory().allocate((count * size_of::<f32>()) as u64, Lifetime::Transient)
+        };
+        let partials = floats(samples * chunks * 2 * self.channels)?;
+        let mut first_chunk = 0;
+        for band in &bands {
+            if band.rows.start == 0 {
+                first_chunk = 0;
+            }
+            self.statistics(band, tiling, &partials, chunks, first_chunk)?;
+            first_chunk += self.chunks(band);
+        }
+        let factors = floats(samples * 2 * self.channels)?;
+        let pixels_per_band = match bands.len() {
+            1 => self.x.shape()[1] * self.pixels_per_row,
+            _ => bands[0].rows.len() * self.pixels_per_row,
+        };
+        device.run(&Call {
+            kernel: "group_norm_merge",
+            dtype: DType::F32,
+            parameters: &[],
+            arguments: &arguments! {
+                partials: partials.buffer(),
+                gamma: gamma.buffer(),
+                factors: Output(factors.buffer()),
+                samples: samples as u32,
+                groups: params.groups as u32,
+                channels: self.channels as u32,
+                chunks: chunks as u32,
+                chunk: CHUNK as u32,
+                pixels: (self.x.shape()[1] * self.pixels_per_row) as u32,
+                band_pixels: pixels_per_band as u32,
+                eps: params.eps,
+            },
+            groups: [params.groups, samples, 1],
+            local: [MERGE_ITEMS, 1, 1],
+            flop: 10 * (samples * chunks * self.channels) as u64,
+            bytes: (samples * chunks * 2 * self.channels * size_of::<f32>()) as u64,
+        })?;
+        Ok(factors)
+    }
+
+    fn statistics(
+        &self,
+        band: &Band,
+        tiling: &Tiling,
+        partials: &Block,
+        chunks: usize,
+        first_chunk: usize,
+    ) -> Result<()> {
+        let (x, x2) = self.band(band)?;
+        let pixels = band.rows.len() * self.pixels_per_row;
+        let elements = band.samples.len() * pixels * self.channels;
+        self.x.device().run(&Call {
+            kernel: "group_norm_statistics",
+            dtype: self.x.dtype(),
+            parameters: &parameters(tiling),
+            arguments: &arguments! {
+                x: &*x,
+                x2: x2.as_deref(),
+                partials: Output(partials.buffer()),
+                pixels: pixels as u32,
+                channels: self.channels as u32,
+                x_channels: self.x_channels as u32,
+                chunk: CHUNK as u32,
+                chunks: chunks as u32,
+                first_chunk: first_chunk as u32,
+                first_sample: band.samples.start as u32,
+                samples: band.samples.len() as u32,
+            },
+            groups: self.grid(tiling, band),
+            local: tiling.local(),
+            flop: 4 * elements as u64,
+            bytes: (elements * self.x.dtype().size()) as u64,
+        })
+    }
+}
+
+fn parameters(tiling: &Tiling) -> [(&'static str, u32); 2] {
+    [("WG_SIZE", tiling.items as u32), ("VECTOR", tiling.vector as u32)]
+}

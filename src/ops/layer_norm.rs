@@ -1,0 +1,57 @@
+//! Normalization of each row.
+
+use crate::device::{Call, arguments};
+use crate::tensor::Tensor;
+use crate::{DType, Error, Result};
+
+/// Normalizes the last axis to mean 0 and variance 1, then scales by `gamma` and shifts by `beta`.
+///
+/// # Shapes
+///
+/// - `x`: `[.., C]`
+/// - `gamma`, `beta`: `[C]`, f32
+/// - result: the shape and element type of `x`
+///
+/// # Errors
+///
+/// [`Error::Shape`] if the shapes do not agree as above; [`Error::OutOfMemory`], [`Error::Device`].
+///
+/// # Precision
+///
+/// Statistics are f32 for every element type, in two passes.
+pub fn layer_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f32) -> Result<Tensor> {
+    let &[.., channels] = x.shape() else {
+        return Err(Error::shape("layer_norm", "x must be [.., C], got no axes"));
+    };
+    for (name, tensor) in [("gamma", gamma), ("beta", beta)] {
+        if tensor.shape() != [channels] || tensor.dtype() != DType::F32 {
+            let (shape, dtype) = (tensor.shape(), tensor.dtype());
+            let detail = format!("{name} must be [{channels}] f32, got {shape:?} {dtype}");
+            return Err(Error::shape("layer_norm", detail));
+        }
+    }
+    let y = Tensor::empty_like(x, x.shape(), x.dtype())?;
+    for band in y.bands() {
+        let rows = y.elements(&band) / channels;
+        let x_band = x.band(&band)?;
+        x.device().run(&Call {
+            kernel: "layer_norm",
+            dtype: x.dtype(),
+            parameters: &[],
+            arguments: &arguments! {
+                x: &*x_band,
+                gamma: gamma.buffer(),
+                beta: beta.buffer(),
+                y: Output(y.output(&band)),
+                rows: rows as u32,
+                channels: channels as u32,
+                eps: eps,
+            },
+            groups: [rows, 1, 1],
+            local: [64, 1, 1],
+            flop: 8 * (rows * channels) as u64,
+            bytes: (2 * rows * channels * x.dtype().size()) as u64,
+        })?;
+    }
+    Ok(y)
+}

@@ -1,0 +1,31 @@
+//! What users call: shapes are checked, an algorithm is chosen, kernels are launched.
+
+mod activation;
+pub mod attention;
+mod cast;
+pub mod conv2d;
+mod epilogue;
+mod gaussian_sample;
+mod geglu;
+pub mod gemm;
+mod group_norm;
+mod layer_norm;
+mod tiles;
+mod tiling;
+mod timestep_embedding;
+mod token_embedding;
+mod weights;
+
+pub use activation::Activation;
+pub use attention::{Attention, Columns, attention};
+pub use cast::cast;
+pub use conv2d::{Conv2d, Padding, conv2d};
+pub use epilogue::Epilogue;
+pub use gaussian_sample::gaussian_sample;
+pub use geglu::geglu;
+pub use gemm::gemm;
+pub use group_norm::{GroupNorm, group_norm};
+pub use layer_norm::layer_norm;
+pub use timestep_embedding::{TimestepEmbedding, timestep_embedding};
+pub use token_embedding::token_embedding;
+pub use weights::{PANEL, Weights};

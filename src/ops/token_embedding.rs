@@ -1,0 +1,93 @@
+//! Tokens as vectors.
+
+use crate::device::{Call, arguments};
+use crate::memory::Lifetime;
+use crate::tensor::Tensor;
+use crate::{Error, Result};
+
+/// Each token's vector plus its position's.
+///
+/// # Shapes
+///
+/// - `ids`: N sequences of `length` tokens, one after the other
+/// - `tokens`: `[V, C]`; `positions`: `[P, C]` with `P >= length`, of the same element type
+/// - result: `[N, length, C]` of that type
+///
+/// # Errors
+///
+/// [`Error::Shape`] if the shapes do not agree as above or an id is not below V;
+/// [`Error::OutOfMemory`], [`Error::Device`].
+///
+/// # Precision
+///
+/// The sum is f32 for every element type, rounded once.
+pub fn token_embedding(
+    ids: &[u32],
+    length: usize,
+    tokens: &Tensor,
+    positions: &Tensor,
+) -> Result<Tensor> {
+    let samples = check(ids, length, tokens, positions)?;
+    let (device, dtype, channels) = (tokens.device(), tokens.dtype(), tokens.shape()[1]);
+    let y = Tensor::empty(device, &[samples, length, channels], dtype)?;
+    for band in y.bands() {
+        let (rows, count) = (band.rows.clone(), band.row_count());
+        let ids_block = device.upload(count * size_of::<u32>(), Lifetime::Transient, || {
+            let samples = band.samples.clone();
+            let of_sample = |sample: usize| &ids[sample * length..][rows.clone()];
+            Ok(samples.flat_map(of_sample).flat_map(|id| id.to_ne_bytes()).collect())
+        })?;
+        device.run(&Call {
+            kernel: "token_embedding",
+            dtype,
+            parameters: &[],
+            arguments: &arguments! {
+                ids: ids_block.buffer(),
+                tokens: tokens.buffer(),
+                positions: positions.buffer(),
+                y: Output(y.output(&band)),
+                samples: band.samples.len() as u32,
+                rows: rows.len() as u32,
+                first_row: rows.start as u32,
+                channels: channels as u32,
+            },
+            groups: [channels.div_ceil(64), rows.len(), band.samples.len()],
+            local: [64, 1, 1],
+            flop: (count * channels) as u64,
+            bytes: (3 * count * channels * dtype.size()) as u64,
+        })?;
+    }
+    Ok(y)
+}
+
+/// N, if everything agrees.
+fn check(ids: &[u32], length: usize, tokens: &Tensor, positions: &Tensor) -> Result<usize> {
+    let error = |detail: String| Err(Error::shape("token_embedding", detail));
+    if length == 0 || ids.is_empty() || !ids.len().is_multiple_of(length) {
+        return error(format!(
+            "ids must be whole sequences of {length} tokens, got {} ids",
+            ids.len()
+        ));
+    }
+    let &[vocabulary, channels] = tokens.shape() else {
+        return error(format!("tokens must be [V, C], got {:?}", tokens.shape()));
+    };
+    let (shape, dtype) = (positions.shape(), positions.dtype());
+    if shape.len() != 2 || shape[0] < length || shape[1] != channels || dtype != tokens.dtype() {
+        return error(format!(
+            "positions must be [at least {length}, {channels}] {}, got {shape:?} {dtype}",
+            tokens.dtype()
+        ));
+    }
+    for (name, tensor) in [("tokens", tokens), ("positions", positions)] {
+        if tensor.bands().len() > 1 {
+            let most_bytes = tensor.device().memory().max_allocation_bytes();
+            let got = tensor.shape();
+            return error(format!("{name} must fit one allocation of {most_bytes} B, got {got:?}"));
+        }
+    }
+    if let Some(id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
+        return error(format!("ids must be below {vocabulary}, got {id}"));
+    }
+    Ok(ids.len() / length)
+}

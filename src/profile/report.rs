@@ -1,0 +1,175 @@
+//! Sums by stage and by kernel, as a table.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::{Record, Work};
+
+/// See [`Profile::report`](super::Profile::report).
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// Stages in the order in which they first began, nested ones after the stage around them.
+    pub stages: Vec<StageRow>,
+    /// Kernels, the longest first.
+    pub kernels: Vec<KernelRow>,
+}
+
+/// All runs of one stage at one place.
+#[derive(Clone, Debug, Serialize)]
+pub struct StageRow {
+    /// The stage's name.
+    pub name: &'static str,
+    /// How many stages are around it.
+    pub depth: usize,
+    /// How often it ran.
+    pub count: u64,
+    /// By the host's clock.
+    pub host: Duration,
+    /// The sum of its launches by the device's clock.
+    pub device: Duration,
+    /// The sum of its launches' work.
+    pub work: Work,
+}
+
+/// All launches of one kernel.
+#[derive(Clone, Debug, Serialize)]
+pub struct KernelRow {
+    /// The kernel's name.
+    pub name: &'static str,
+    /// How often it was launched.
+    pub count: u64,
+    /// By the device's clock.
+    pub device: Duration,
+    /// The sum of the launches' work.
+    pub work: Work,
+}
+
+impl Report {
+    pub(super) fn new(records: &[Record]) -> Self {
+        let mut report = Report::default();
+        // The row of each stage record, and the row of each path of names.
+        let mut row_of: HashMap<usize, usize> = HashMap::new();
+        let mut row_at: HashMap<(Option<usize>, &str), usize> = HashMap::new();
+        for (index, record) in records.iter().enumerate() {
+            let parent = record.parent.and_then(|parent| row_of.get(&parent).copied());
+            let Some(work) = record.launch else {
+                let depth = parent.map_or(0, |row| report.stages[row].depth + 1);
+                let row = *row_at.entry((parent, record.name)).or_insert_with(|| {
+                    report.stages.push(StageRow::new(record.name, depth));
+                    report.stages.len() - 1
+                });
+                row_of.insert(index, row);
+                report.stages[row].count += 1;
+                report.stages[row].host += record.host;
+                continue;
+            };
+            let device = record.device.unwrap_or(record.host);
+            let mut around = record.parent;
+            while let Some(stage) = around {
+                report.stages[row_of[&stage]].add(device, work);
+                around = records[stage].parent;
+            }
+            report.add_kernel(record.name, device, work);
+        }
+        report.kernels.sort_by_key(|row| std::cmp::Reverse(row.device));
+        report
+    }
+
+    fn add_kernel(&mut self, name: &'static str, device: Duration, work: Work) {
+        let row = match self.kernels.iter_mut().find(|row| row.name == name) {
+            Some(row) => row,
+            None => {
+                let zero = (Duration::ZERO, Work::default());
+                self.kernels.push(KernelRow { name, count: 0, device: zero.0, work: zero.1 });
+                self.kernels.last_mut().expect("a row was just added")
+            }
+        };
+        row.count += 1;
+        row.device += device;
+        row.work.flop += work.flop;
+        row.work.bytes += work.bytes;
+    }
+}
+
+impl StageRow {
+    fn new(name: &'static str, depth: usize) -> Self {
+        let (host, device) = (Duration::ZERO, Duration::ZERO);
+        Self { name, depth, count: 0, host, device, work: Work::default() }
+    }
+
+    fn add(&mut self, device: Duration, work: Work) {
+        self.device += device;
+        self.work.flop += work.flop;
+        self.work.bytes += work.bytes;
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let header = ["runs", "host ms", "device ms", "GFLOP/s", "GB/s"];
+        let [runs, host, device, flop, bytes] = header;
+        writeln!(f, "{:28} {runs:>6} {host:>10} {device:>10} {flop:>8} {bytes:>7}", "stage")?;
+        for row in &self.stages {
+            let name = format!("{}{}", "  ".repeat(row.depth), row.name);
+            let (host, rates) = (ms(row.host), rates(row.device, row.work));
+            writeln!(f, "{name:28} {:>6} {host:>10} {rates}", row.count)?;
+        }
+        writeln!(f, "\n{:28} {runs:>6} {:>10} {device:>10} {flop:>8} {bytes:>7}", "kernel", "")?;
+        for row in &self.kernels {
+            let rates = rates(row.device, row.work);
+            writeln!(f, "{:28} {:>6} {:>10} {rates}", row.name, row.count, "")?;
+        }
+        Ok(())
+    }
+}
+
+fn ms(time: Duration) -> String {
+    format!("{:.2}", time.as_secs_f64() * 1e3)
+}
+
+fn rates(device: Duration, work: Work) -> String {
+    let per_ns = |amount: u64| amount as f64 / (device.as_nanos() as f64).max(1.0);
+    format!("{:>10} {:>8.1} {:>7.1}", ms(device), per_ns(work.flop), per_ns(work.bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stage(name: &'static str, parent: Option<usize>, host_ms: u64) -> Record {
+        let (start, host) = (Duration::ZERO, Duration::from_millis(host_ms));
+        Record { name, parent, launch: None, start, host, device: None }
+    }
+
+    fn launch(name: &'static str, parent: usize, device_ms: u64) -> Record {
+        Record {
+            launch: Some(Work { flop: 1_000_000, bytes: 10 }),
+            device: Some(Duration::from_millis(device_ms)),
+            ..stage(name, Some(parent), 0)
+        }
+    }
+
+    #[test]
+    fn launches_count_in_every_stage_around_them() {
+        let report = Report::new(&[
+            stage("picture", None, 100),
+            stage("unet", Some(0), 40),
+            launch("gemm", 1, 4),
+            stage("unet", Some(0), 50),
+            launch("gemm", 3, 5),
+            launch("cast", 0, 1),
+        ]);
+        let row = |index: usize| {
+            let row: &StageRow = &report.stages[index];
+            (row.name, row.depth, row.count, row.host.as_millis(), row.device.as_millis())
+        };
+        assert_eq!(row(0), ("picture", 0, 1, 100, 10));
+        assert_eq!(row(1), ("unet", 1, 2, 90, 9));
+        assert_eq!((report.kernels[0].name, report.kernels[0].count), ("gemm", 2));
+        assert_eq!(report.kernels[0].work.flop, 2_000_000);
+        assert!(report.to_string().contains("  unet"), "{report}");
+    }
+}
