@@ -18,7 +18,12 @@ pub fn devices() -> Vec<Device> {
     DEVICES.get_or_init(open_devices).clone()
 }
 
-fn open_devices() -> Vec<Device> {
+/// The same devices, opened anew: nobody else uses their memory.
+///
+/// # Panics
+///
+/// As [`devices`].
+pub fn open_devices() -> Vec<Device> {
     let detected = detect();
     detected.notes.iter().for_each(|note| eprintln!("{note}"));
     // Not the user's own cache, and gone with `cargo clean`.
