@@ -1,13 +1,15 @@
-// group_norm_apply.cl: y = activation(x * scale + shift), per channel.
+// group_norm_apply.cl: y = activation((x - mean) * scale + beta), per channel.
 //
 //   x            [samples, pixels, x_channels]             REAL
 //   x2           [samples, pixels, channels - x_channels]  REAL; absent where x has all channels
-//   factors      [all samples, 2, channels]                float: scales, then shifts
+//   factors      [all samples, 2, channels]                float: means, then scales
+//   beta         [channels]                                float
 //   y            [samples, pixels, channels]               REAL
 //   launch       dimension 1: samples; dimension 0: work-items, each a vector of channels of a
 //                chunk, channels first
 //
-// x, x2 and y are a band, whose samples begin at first_sample of factors.
+// x, x2 and y are a band, whose samples begin at first_sample of factors. The mean is subtracted
+// first: folded into beta it would cancel badly where |mean| is large next to the deviation.
 
 #ifndef WG_SIZE
 #define WG_SIZE 64      // work-items in a group
@@ -32,6 +34,7 @@ __kernel __attribute__((reqd_work_group_size(WG_SIZE, 1, 1)))
 void group_norm_apply(__global const REAL *x,
                       __global const REAL *x2,
                       __global const float *factors,
+                      __global const float *beta,
                       __global REAL *y,
                       const uint pixels,
                       const uint channels,
@@ -51,20 +54,22 @@ void group_norm_apply(__global const REAL *x,
     const uint count = min(chunk, pixels - start);
     const size_t pixel = (size_t)sample * pixels + start;
     const uint x2_channels = channels - x_channels;
-    __global const float *scales = factors + (size_t)(first_sample + sample) * 2 * channels;
-    __global const float *shifts = scales + channels;
+    __global const float *means = factors + (size_t)(first_sample + sample) * 2 * channels;
+    __global const float *scales = means + channels;
 
     if (channel + VECTOR <= x_channels || (channel >= x_channels && channel + VECTOR <= channels)) {
         const bool second = channel >= x_channels;
         __global const REAL *p = second ? x2 + pixel * x2_channels + channel - x_channels
                                         : x + pixel * x_channels + channel;
         const size_t stride = second ? x2_channels : x_channels;
+        const WORD(float, VECTOR) mean = WORD(vload, VECTOR)(0, means + channel);
         const WORD(float, VECTOR) scale = WORD(vload, VECTOR)(0, scales + channel);
-        const WORD(float, VECTOR) shift = WORD(vload, VECTOR)(0, shifts + channel);
+        const WORD(float, VECTOR) shift = WORD(vload, VECTOR)(0, beta + channel);
         for (uint i = 0; i < count; i++) {
             const WORD(float, VECTOR) value = WORD(load_real, VECTOR)(p, i * stride);
-            const WORD(float, VECTOR) result = activate_vector(value * scale + shift, activation);
-            WORD(store_real, VECTOR)(y, (pixel + i) * channels + channel, result);
+            const WORD(float, VECTOR) normal = (value - mean) * scale + shift;
+            WORD(store_real, VECTOR)
+            (y, (pixel + i) * channels + channel, activate_vector(normal, activation));
         }
     } else {
         // The last channels of x, beside the first of x2 or beside nothing.
@@ -74,7 +79,7 @@ void group_norm_apply(__global const REAL *x,
                                             : x + pixel * x_channels + c;
             const size_t stride = second ? x2_channels : x_channels;
             for (uint i = 0; i < count; i++) {
-                const float normal = load_real(p, i * stride) * scales[c] + shifts[c];
+                const float normal = (load_real(p, i * stride) - means[c]) * scales[c] + beta[c];
                 store_real(y, (pixel + i) * channels + c, activate(normal, activation));
             }
         }

@@ -1,9 +1,9 @@
-// group_norm_merge.cl: each channel's scale = gamma / sqrt(variance + eps) and
-// shift = beta - mean * scale, from the mean and variance of its group.
+// group_norm_merge.cl: each channel's mean and scale = gamma / sqrt(variance + eps), from the mean
+// and variance of its group.
 //
 //   partials     [samples, chunks, 2, channels]  float: means, then sums of squared distances
-//   gamma, beta  [channels]                      float
-//   factors      [samples, 2, channels]          float: scales, then shifts
+//   gamma        [channels]                      float
+//   factors      [samples, 2, channels]          float: means, then scales
 //   launch       one work-group per (group, sample)
 //
 // Chunks are `chunk` pixels, fewer at the end of a band of `band_pixels` and at the end of all
@@ -17,7 +17,6 @@
 __kernel __attribute__((reqd_work_group_size(WG_SIZE, 1, 1)))
 void group_norm_merge(__global const float *partials,
                       __global const float *gamma,
-                      __global const float *beta,
                       __global float *factors,
                       const uint samples,
                       const uint groups,
@@ -61,9 +60,8 @@ void group_norm_merge(__global const float *partials,
     const float normal = rsqrt(group_sum(squares, scratch, WG_SIZE) / total + eps);
 
     for (uint c = group * width + item; c < (group + 1) * width; c += WG_SIZE) {
-        const float scale = gamma[c] * normal;
         const size_t target = (size_t)sample * 2 * channels + c;
-        factors[target] = scale;
-        factors[target + channels] = beta[c] - mean * scale;
+        factors[target] = mean;
+        factors[target + channels] = gamma[c] * normal;
     }
 }

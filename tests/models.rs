@@ -15,7 +15,7 @@ use ellesmere::models::files::{ModelFiles, Variant};
 use ellesmere::models::unet::UNet;
 use ellesmere::models::vae::{VaeDecoder, VaeEncoder};
 use ellesmere::nn::TensorSource;
-use ellesmere::{DType, Device, Result, Tensor};
+use ellesmere::{DType, Device, DeviceOptions, Result, Tensor};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 use tempfile::TempDir;
@@ -220,7 +220,7 @@ fn run_all(device: &Device, dtype: DType, files: &ModelFiles, [height, width]: [
 #[test]
 fn a_dry_run_holds_what_the_real_run_holds() {
     let golden = Golden::open("sd15");
-    for device in common::open_devices() {
+    for device in common::open_devices(&DeviceOptions::default()) {
         for dtype in DType::ALL {
             device.memory().trim();
             device.memory().reset_peaks();

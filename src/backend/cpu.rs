@@ -27,6 +27,7 @@ mod group_norm_apply;
 mod group_norm_merge;
 mod group_norm_statistics;
 mod layer_norm;
+mod product;
 mod timestep_embedding;
 mod token_embedding;
 mod vector_math;
@@ -45,12 +46,12 @@ const KERNELS: &[Kernel] = &[
     Kernel { name: "attention_local", definition: attention::definition, fast: None },
     Kernel { name: "attention_register", definition: attention::definition, fast: None },
     Kernel { name: "cast", definition: cast::definition, fast: None },
-    Kernel { name: "conv2d_local", definition: conv2d::definition, fast: None },
-    Kernel { name: "conv2d_register", definition: conv2d::definition, fast: None },
+    Kernel { name: "conv2d_local", definition: conv2d::definition, fast: Some(conv2d::fast) },
+    Kernel { name: "conv2d_register", definition: conv2d::definition, fast: Some(conv2d::fast) },
     Kernel { name: "gaussian_sample", definition: gaussian_sample::definition, fast: None },
     Kernel { name: "geglu", definition: geglu::definition, fast: None },
-    Kernel { name: "gemm_local", definition: gemm::definition, fast: None },
-    Kernel { name: "gemm_register", definition: gemm::definition, fast: None },
+    Kernel { name: "gemm_local", definition: gemm::definition, fast: Some(gemm::fast) },
+    Kernel { name: "gemm_register", definition: gemm::definition, fast: Some(gemm::fast) },
     Kernel { name: "group_norm_apply", definition: group_norm_apply::definition, fast: None },
     Kernel { name: "group_norm_merge", definition: group_norm_merge::definition, fast: None },
     Kernel {

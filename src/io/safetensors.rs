@@ -306,14 +306,13 @@ impl Entry {
             let sizes = one_line(format_args!("{:?}", self.shape));
             return Err(format!("expected a shape that fits in memory, got {sizes}"));
         };
-        if bits.div_ceil(8) != end - start || !bits.is_multiple_of(8) {
-            let sizes = one_line(format_args!("{shape:?}"));
-            return Err(format!(
-                "{} {sizes} is {} B, its offsets give {} B",
-                self.dtype,
-                bits.div_ceil(8),
-                end - start
-            ));
+        let sizes = || one_line(format_args!("{} {shape:?}", self.dtype));
+        if !bits.is_multiple_of(8) {
+            return Err(format!("expected whole bytes, got {}: {bits} bits", sizes()));
+        }
+        if bits / 8 != end - start {
+            let given = end - start;
+            return Err(format!("{} is {} B, its offsets give {given} B", sizes(), bits / 8));
         }
         Ok(TensorInfo { element, shape, data: start..end })
     }
@@ -430,7 +429,7 @@ mod tests {
             (
                 "half a byte",
                 r#"{"x":{"dtype":"F4","shape":[15],"data_offsets":[0,8]}}"#,
-                "F4 [15] is 8 B, its offsets give 8 B",
+                "expected whole bytes, got F4 [15]: 60 bits",
             ),
         ];
         for (why, header, expected) in cases {

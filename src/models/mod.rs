@@ -7,3 +7,11 @@ pub mod files;
 pub mod tokenizer;
 pub mod unet;
 pub mod vae;
+
+pub use checkpoint::Checkpoint;
+pub use clip::ClipTextEncoder;
+pub use config::{TextEncoderConfig, UNetConfig, VaeConfig};
+pub use files::{ModelFiles, Variant};
+pub use tokenizer::{Tokenizer, Tokens};
+pub use unet::UNet;
+pub use vae::{VaeDecoder, VaeEncoder};

@@ -20,17 +20,18 @@ use crate::{Error, Result};
 ///
 /// f32 for every element type, rounded once.
 pub fn geglu(x: &Tensor) -> Result<Tensor> {
-    let &[_, .., width] = x.shape() else {
-        let got = x.shape();
-        return Err(Error::shape("geglu", format!("x must be [.., 2C] of 2 axes, got {got:?}")));
+    let error = |detail| Err(Error::shape("geglu", detail));
+    let width = match *x.shape() {
+        // Tensors are cut along their second axis, which must not be the one that is halved.
+        [rows, width] if width.is_multiple_of(2) => {
+            return geglu(&x.reshape(&[1, rows, width])?)?.reshape(&[rows, width / 2]);
+        }
+        [_, _, .., width] if width.is_multiple_of(2) => width,
+        ref got => return error(format!("x must be [.., 2C], at least two axes, got {got:?}")),
     };
-    if !width.is_multiple_of(2) || (x.shape().len() == 2 && x.bands().len() > 1) {
-        let got = x.shape();
-        return Err(Error::shape("geglu", format!("x must be [.., 2C], got {got:?}")));
-    }
     let channels = width / 2;
     let mut shape = x.shape().to_vec();
-    *shape.last_mut().expect("x has two axes") = channels;
+    *shape.last_mut().expect("x has three axes") = channels;
     let y = Tensor::empty_like(x, &shape, x.dtype())?;
     let tiling = Tiling::of(x.device().info());
     for band in y.bands() {

@@ -57,7 +57,7 @@ pub fn group_norm(
     *shape.last_mut().expect("x has three axes") = input.channels;
     let y = Tensor::empty_like(x, &shape, x.dtype())?;
     let tiling = Tiling::of(x.device().info());
-    let factors = input.factors(&y, gamma, beta, params, &tiling)?;
+    let factors = input.factors(&y, gamma, params, &tiling)?;
     for band in y.bands() {
         let (x_band, x2_band) = input.band(&band)?;
         let pixels = band.rows.len() * input.pixels_per_row;
@@ -70,6 +70,7 @@ pub fn group_norm(
                 x: &*x_band,
                 x2: x2_band.as_deref(),
                 factors: factors.buffer(),
+                beta: beta.buffer(),
                 y: Output(y.output(&band)),
                 pixels: pixels as u32,
                 channels: input.channels as u32,
@@ -150,12 +151,11 @@ impl<'a> Input<'a> {
         [items.div_ceil(tiling.items), band.samples.len(), 1]
     }
 
-    /// What each channel of each sample is multiplied by, and what is then added: `[N, 2, C]`.
+    /// What is subtracted from each channel of each sample, and what multiplies it: `[N, 2, C]`.
     fn factors(
         &self,
         y: &Tensor,
         gamma: &Tensor,
-        beta: &Tensor,
         params: &GroupNorm,
         tiling: &Tiling,
     ) -> Result<Block> {
@@ -188,7 +188,6 @@ impl<'a> Input<'a> {
             arguments: &arguments! {
                 partials: partials.buffer(),
                 gamma: gamma.buffer(),
-                beta: beta.buffer(),
                 factors: Output(factors.buffer()),
                 samples: samples as u32,
                 groups: params.groups as u32,

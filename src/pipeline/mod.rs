@@ -1,6 +1,360 @@
-//! What turns a model's layers into pictures.
-
-#![forbid(unsafe_code)]
+//! From a prompt to a picture.
+//!
+//! ```no_run
+//! use ellesmere::{DType, Device, models::{ModelFiles, Variant}, pipeline::{Pipeline, Request}};
+//!
+//! let device = Device::open("auto", &Default::default())?;
+//! let files = ModelFiles::open("stable-diffusion-v1-5".as_ref(), Variant::F16)?;
+//! let request = Request { prompt: "a lighthouse at dusk".into(), ..Request::default() };
+//! println!("{}", Pipeline::plan(&device, &files, DType::F16, &request)?);
+//! let pipeline = Pipeline::load(&device, &files, DType::F16, request.init_image.is_some())?;
+//! let pictures = pipeline.generate(&request, &mut |_| std::ops::ControlFlow::Continue(()))?;
+//! # Ok::<(), ellesmere::Error>(())
+//! ```
 
 pub mod noise;
 pub mod scheduler;
+
+mod layout;
+mod plan;
+mod request;
+
+use std::ops::ControlFlow;
+
+pub use plan::Plan;
+pub use request::{InitImage, Request};
+
+use crate::device::Device;
+use crate::models::{
+    ClipTextEncoder, ModelFiles, Tokenizer, Tokens, UNet, VaeConfig, VaeDecoder, VaeEncoder,
+};
+use crate::ops;
+use crate::pipeline::layout::{channels_first, channels_last};
+use crate::pipeline::noise::Generator;
+use crate::pipeline::scheduler::{Scheduler, SchedulerConfig, SchedulerKind};
+use crate::tensor::Tensor;
+use crate::{DType, Error, Result};
+
+/// A Stable Diffusion model on a device, ready to draw.
+#[derive(Debug)]
+pub struct Pipeline {
+    device: Device,
+    dtype: DType,
+    tokenizer: Tokenizer,
+    text_encoder: ClipTextEncoder,
+    unet: UNet,
+    encoder: Option<VaeEncoder>,
+    decoder: VaeDecoder,
+    vae: VaeConfig,
+    scheduler: SchedulerConfig,
+    default_size: [usize; 2],
+}
+
+/// A finished picture.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Picture {
+    /// Width in pixels.
+    pub width: usize,
+    /// Height in pixels.
+    pub height: usize,
+    /// Red, green and blue in 0..=1, row by row.
+    pub rgb: Vec<f32>,
+}
+
+impl Picture {
+    /// The picture in 8 bits, each value rounded to the nearest.
+    pub fn to_rgb8(&self) -> Vec<u8> {
+        self.rgb.iter().map(|value| (value * 255.0).round_ties_even() as u8).collect()
+    }
+}
+
+/// How far a picture has come.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Progress<'a> {
+    /// The prompt was longer than the text encoder reads; this part of it has no effect.
+    PromptCut {
+        /// The words that were dropped.
+        dropped: &'a str,
+    },
+    /// There is no room for both halves of guidance at once: from now on they run one after the
+    /// other, which gives the same picture to rounding.
+    GuidanceInTurn,
+    /// A call of the UNet is done.
+    Step {
+        /// Calls done, from 1.
+        done: usize,
+        /// Calls in all.
+        total: usize,
+        /// What the scheduler made of the noise so far: `[N, C, h, w]`.
+        latents: &'a [f32],
+    },
+    /// The last step is done and the VAE begins to decode.
+    Decoding,
+}
+
+/// Told of [`Progress`]; a `Break` ends the work with [`Error::Cancelled`].
+pub type Observer<'a> = dyn FnMut(&Progress) -> ControlFlow<()> + 'a;
+
+/// Whether the two halves of guidance go through the UNet together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Guidance {
+    /// In one batch: the weights are read once.
+    Together,
+    /// One after the other: half the activations.
+    InTurn,
+}
+
+impl Pipeline {
+    /// Loads a model's weights onto `device`, stored as `dtype`. The VAE's encoder is loaded only
+    /// if `with_encoder`: pictures drawn from noise do without.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Tensor`] and [`Error::File`] for files that are not what the model needs;
+    /// [`Error::OutOfMemory`].
+    pub fn load(
+        device: &Device,
+        files: &ModelFiles,
+        dtype: DType,
+        with_encoder: bool,
+    ) -> Result<Self> {
+        let scheduler = SchedulerConfig::from_file(&files.scheduler.path, &files.scheduler.json)?
+            .for_stable_diffusion();
+        let _stage = device.stage("load");
+        let text_encoder = {
+            let _stage = device.stage("text encoder weights");
+            let part = &files.text_encoder;
+            ClipTextEncoder::load(device, dtype, &part.config, &part.weights)?
+        };
+        let unet = {
+            let _stage = device.stage("unet weights");
+            let part = &files.unet;
+            UNet::load(device, dtype, &part.config, &part.weights)?
+        };
+        let _stage = device.stage("vae weights");
+        let part = &files.vae;
+        let encoder = with_encoder
+            .then(|| VaeEncoder::load(device, dtype, &part.config, &part.weights))
+            .transpose()?;
+        let decoder = VaeDecoder::load(device, dtype, &part.config, &part.weights)?;
+        Ok(Self {
+            device: device.clone(),
+            dtype,
+            tokenizer: files.tokenizer.clone(),
+            text_encoder,
+            unet,
+            encoder,
+            decoder,
+            vae: part.config.clone(),
+            scheduler,
+            default_size: files.default_size(),
+        })
+    }
+
+    /// What drawing `request` would take, by a dry run: nothing is allocated or run.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pipeline::load`] and [`Pipeline::generate`], all but the device's own failures:
+    /// [`Error::OutOfMemory`] if the device's budget is too small.
+    pub fn plan(
+        device: &Device,
+        files: &ModelFiles,
+        dtype: DType,
+        request: &Request,
+    ) -> Result<Plan> {
+        plan::plan(device, files, dtype, request)
+    }
+
+    /// The scheduler that draws a request which names none.
+    pub fn default_scheduler(&self) -> Result<SchedulerKind> {
+        self.scheduler.kind()
+    }
+
+    /// Draws the pictures of a request.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Argument`] for a request that cannot be drawn, before anything runs;
+    /// [`Error::Cancelled`] if `observer` asks for it; [`Error::OutOfMemory`], [`Error::Device`].
+    pub fn generate(&self, request: &Request, observer: &mut Observer) -> Result<Vec<Picture>> {
+        request.check()?;
+        let factor = self.vae.downscale();
+        let [height, width] = request.size(self.default_size, factor)?;
+        let mut scheduler = self.scheduler(request)?;
+        let mut generator = Generator::new(request.seed);
+        let shape = [request.count, height / factor, width / factor, self.vae.latent_channels];
+
+        let mut latents = match &request.init_image {
+            None => {
+                let mut noise = generator.normal(shape.iter().product());
+                scheduler.scale_initial_noise(&mut noise);
+                noise
+            }
+            Some(image) => {
+                scheduler.start_from_strength(image.strength)?;
+                let original = self.encode_image(image, shape, &mut generator)?;
+                let noise = generator.normal(shape.iter().product());
+                scheduler.add_noise(&original, &noise)?
+            }
+        };
+        let mut guidance = Guidance::Together;
+        let mut contexts = self.contexts(request, guidance, observer)?;
+        let total = scheduler.timesteps().len();
+        for index in 0..total {
+            let timestep = scheduler.timesteps()[index];
+            let input = scheduler.scale_model_input(&latents, index)?;
+            let mut output = self.denoise(&input, shape, timestep, &contexts, request);
+            let no_room = matches!(output, Err(Error::OutOfMemory { .. }));
+            if no_room && guidance == Guidance::Together && request.is_guided() {
+                tell(observer, &Progress::GuidanceInTurn)?;
+                guidance = Guidance::InTurn;
+                contexts.clear();
+                self.device.memory().trim();
+                contexts = self.contexts(request, guidance, &mut |_| ControlFlow::Continue(()))?;
+                output = self.denoise(&input, shape, timestep, &contexts, request);
+            }
+            let output = output?;
+            scheduler.step(&output, &mut latents, std::slice::from_mut(&mut generator))?;
+            tell(observer, &Progress::Step { done: index + 1, total, latents: &latents })?;
+        }
+        drop(contexts);
+        self.device.memory().trim();
+        tell(observer, &Progress::Decoding)?;
+        self.decode(&latents, shape)
+    }
+
+    fn scheduler(&self, request: &Request) -> Result<Scheduler> {
+        let config = match request.scheduler {
+            Some(kind) => self.scheduler.clone().with_kind(kind),
+            None => self.scheduler.clone(),
+        };
+        Scheduler::new(&config, request.steps)
+    }
+
+    /// What the UNet attends to: one tensor for both halves of guidance, or one for each.
+    fn contexts(
+        &self,
+        request: &Request,
+        guidance: Guidance,
+        observer: &mut Observer,
+    ) -> Result<Vec<Tensor>> {
+        let _stage = self.device.stage("text encoder");
+        let prompt = self.tokenizer.encode(&request.prompt)?;
+        report_cut(&prompt, observer)?;
+        let mut halves = vec![prompt];
+        if request.is_guided() {
+            let negative = self.tokenizer.encode(&request.negative_prompt)?;
+            report_cut(&negative, observer)?;
+            halves.insert(0, negative);
+        }
+        let of_each = |tokens: &Tokens| tokens.ids.repeat(request.count);
+        let batches: Vec<Vec<u32>> = match guidance {
+            Guidance::Together => vec![halves.iter().flat_map(of_each).collect()],
+            Guidance::InTurn => halves.iter().map(of_each).collect(),
+        };
+        let contexts = batches.iter().map(|ids| self.text_encoder.encode(ids)).collect();
+        self.device.memory().trim();
+        contexts
+    }
+
+    /// What the UNet says of `latents`, `[N, C, h, w]` in and out, with guidance.
+    fn denoise(
+        &self,
+        latents: &[f32],
+        [count, height, width, channels]: [usize; 4],
+        timestep: f32,
+        contexts: &[Tensor],
+        request: &Request,
+    ) -> Result<Vec<f32>> {
+        let _stage = self.device.stage("unet");
+        let input = channels_last(latents, channels, height * width);
+        let mut halves = Vec::new();
+        for context in contexts {
+            let batch = context.shape()[0];
+            let shape = [batch, height, width, channels];
+            let input = input.repeat(batch / count);
+            let input = Tensor::from_slice(&self.device, &shape, self.dtype, &input)?;
+            let output = self.unet.forward(&input, &vec![timestep; batch], context)?.to_vec()?;
+            halves.extend(channels_first(&output, channels, height * width));
+        }
+        if !request.is_guided() {
+            return Ok(halves);
+        }
+        let (negative, positive) = halves.split_at(latents.len());
+        let guide = |(n, p): (&f32, &f32)| n + request.guidance_scale * (p - n);
+        Ok(negative.iter().zip(positive).map(guide).collect())
+    }
+
+    /// A picture's latents, `[N, C, h, w]`: one sample of the posterior for all of them.
+    fn encode_image(
+        &self,
+        image: &InitImage,
+        [count, height, width, channels]: [usize; 4],
+        generator: &mut Generator,
+    ) -> Result<Vec<f32>> {
+        let Some(encoder) = &self.encoder else {
+            let detail = "the pipeline was loaded without the VAE's encoder";
+            return Err(Error::argument("init image", detail));
+        };
+        let factor = self.vae.downscale();
+        let shape = [1, height * factor, width * factor, 3];
+        if image.rgb.len() != shape.iter().product::<usize>() {
+            let (expected, got) = (shape.iter().product::<usize>(), image.rgb.len());
+            return Err(Error::argument(
+                "init image",
+                format!("expected {expected} values, got {got}"),
+            ));
+        }
+        let _stage = self.device.stage("vae encode");
+        let signed: Vec<f32> = image.rgb.iter().map(|value| 2.0 * value - 1.0).collect();
+        let pixels = Tensor::from_slice(&self.device, &shape, self.dtype, &signed)?;
+        let moments = encoder.encode(&pixels)?;
+        drop(pixels);
+        let shape = [1, height, width, channels];
+        let noise = generator.normal(shape.iter().product());
+        let noise = channels_last(&noise, channels, height * width);
+        let noise = Tensor::from_slice(&self.device, &shape, DType::F32, &noise)?;
+        let sample =
+            ops::gaussian_sample(&moments, &noise, self.vae.scaling_factor as f32)?.to_vec()?;
+        drop((moments, noise));
+        self.device.memory().trim();
+        Ok(channels_first(&sample, channels, height * width).repeat(count))
+    }
+
+    /// The pictures of `latents`, `[N, C, h, w]`, one after the other.
+    fn decode(
+        &self,
+        latents: &[f32],
+        [_, height, width, channels]: [usize; 4],
+    ) -> Result<Vec<Picture>> {
+        let _stage = self.device.stage("vae decode");
+        let factor = self.vae.downscale();
+        let one = |latent: &[f32]| {
+            let scaled: Vec<f32> =
+                latent.iter().map(|v| v / self.vae.scaling_factor as f32).collect();
+            let scaled = channels_last(&scaled, channels, height * width);
+            let shape = [1, height, width, channels];
+            let latent = Tensor::from_slice(&self.device, &shape, self.dtype, &scaled)?;
+            let decoded = self.decoder.decode(&latent)?.to_vec()?;
+            let rgb = decoded.iter().map(|value| (value / 2.0 + 0.5).clamp(0.0, 1.0)).collect();
+            Ok(Picture { width: width * factor, height: height * factor, rgb })
+        };
+        latents.chunks_exact(channels * height * width).map(one).collect()
+    }
+}
+
+fn tell(observer: &mut Observer, progress: &Progress) -> Result<()> {
+    match observer(progress) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(Error::Cancelled),
+    }
+}
+
+fn report_cut(tokens: &Tokens, observer: &mut Observer) -> Result<()> {
+    match &tokens.dropped {
+        Some(dropped) => tell(observer, &Progress::PromptCut { dropped }),
+        None => Ok(()),
+    }
+}

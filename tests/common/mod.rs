@@ -15,20 +15,17 @@ use ellesmere::{Device, DeviceOptions, Tensor, knob};
 /// `cpu,pocl,llvmpipe`: each name must be a part of some device's backend, platform or name.
 pub fn devices() -> Vec<Device> {
     static DEVICES: OnceLock<Vec<Device>> = OnceLock::new();
-    DEVICES.get_or_init(open_devices).clone()
+    let poisoned = DeviceOptions { poison: true, ..DeviceOptions::default() };
+    DEVICES.get_or_init(|| open_devices(&poisoned)).clone()
 }
 
-/// The same devices, opened anew: nobody else uses their memory.
-///
-/// # Panics
-///
-/// As [`devices`].
-pub fn open_devices() -> Vec<Device> {
+/// The same devices, opened anew under `options`.
+pub fn open_devices(options: &DeviceOptions) -> Vec<Device> {
     let detected = detect();
     detected.notes.iter().for_each(|note| eprintln!("{note}"));
     // Not the user's own cache, and gone with `cargo clean`.
     let cache_dir = Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"));
-    let options = DeviceOptions { poison: true, cache_dir, ..DeviceOptions::default() };
+    let options = DeviceOptions { cache_dir, ..options.clone() };
     let mut devices = Vec::new();
     // The host first: its failures are the easiest to read.
     for entry in detected.entries.iter().rev().filter(|entry| entry.duplicate_of.is_none()) {

@@ -5,4 +5,10 @@ mod common;
 
 mod conv2d;
 mod gemm;
+mod attention;
+mod cast;
+mod embeddings;
+mod gaussian_sample;
+mod geglu;
+mod group_norm;
 mod layer_norm;

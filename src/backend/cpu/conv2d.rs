@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::{Arguments, PANEL, activation};
+use super::product::{self, Epilogue, Product, Rows};
+use super::{Arguments, PANEL, Reals, activation};
 
 /// What a convolution's sizes are called in its kernels.
 struct Sizes {
@@ -100,4 +101,60 @@ pub fn definition(arguments: &Arguments) {
     for (index, value) in results.into_iter().enumerate() {
         y.set(index, value);
     }
+}
+
+/// Windows of x as the rows of a matrix: (row, column, channel), channels contiguous.
+struct Windows<'a> {
+    x: Reals<'a>,
+    sizes: Sizes,
+}
+
+impl Rows for Windows<'_> {
+    #[inline(always)]
+    fn pack(&self, pixel: usize, first: usize, target: &mut [f32]) {
+        let sizes = &self.sizes;
+        let (out_row, out_column) = (pixel / sizes.out_width, pixel % sizes.out_width);
+        let (sample, out_row) = (out_row / sizes.out_height, out_row % sizes.out_height);
+        let (tap, mut channel) = (first / sizes.channels, first % sizes.channels);
+        let mut kernel_row = tap / sizes.kernel_width;
+        let mut kernel_column = tap % sizes.kernel_width;
+        let mut rest = target;
+        while !rest.is_empty() {
+            let run = rest.len().min(sizes.channels - channel);
+            let (target, after) = rest.split_at_mut(run);
+            let row = sizes.row(out_row, kernel_row);
+            match row.zip(sizes.column(out_column, kernel_column)) {
+                Some((row, column)) => {
+                    let pixel = (sample * sizes.height + row) * sizes.width + column;
+                    product::unpack(self.x, pixel * sizes.channels + channel, target);
+                }
+                None => target.fill(0.0),
+            }
+            (rest, channel) = (after, 0);
+            kernel_column += 1;
+            if kernel_column == sizes.kernel_width {
+                (kernel_row, kernel_column) = (kernel_row + 1, 0);
+            }
+        }
+    }
+}
+
+pub fn fast(arguments: &Arguments) {
+    let sizes = Sizes::new(arguments);
+    let sample_rows = sizes.out_height * sizes.out_width;
+    let product = Product {
+        rows: sizes.samples * sample_rows,
+        outputs: sizes.outputs,
+        inputs: sizes.kernel_height * sizes.kernel_width * sizes.channels,
+        weights: arguments.reals("weights"),
+        epilogue: Epilogue {
+            bias: arguments.optional_floats("bias"),
+            sample_bias: arguments.optional_reals("sample_bias"),
+            sample_rows,
+            activation: arguments.size("activation"),
+            residual: arguments.optional_reals("residual"),
+        },
+    };
+    let windows = Windows { x: arguments.reals("x"), sizes };
+    product::run(&product, &windows, arguments.reals_out("y"));
 }

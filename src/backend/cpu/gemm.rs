@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::{Arguments, PANEL, activation};
+use super::product::{self, Epilogue, Product, Rows};
+use super::{Arguments, PANEL, Reals, activation};
 
 pub fn definition(arguments: &Arguments) {
     let (rows, outputs) = (arguments.size("rows"), arguments.size("outputs"));
@@ -32,4 +33,42 @@ pub fn definition(arguments: &Arguments) {
     for (index, value) in results.into_iter().enumerate() {
         y.set(index, value);
     }
+}
+
+/// Rows of x ++ x2.
+struct Matrix<'a> {
+    x: Reals<'a>,
+    columns: usize,
+    x2: Option<Reals<'a>>,
+    columns2: usize,
+}
+
+impl Rows for Matrix<'_> {
+    #[inline(always)]
+    fn pack(&self, row: usize, first: usize, target: &mut [f32]) {
+        let of_first = self.columns.saturating_sub(first).min(target.len());
+        let (target, target2) = target.split_at_mut(of_first);
+        product::unpack(self.x, row * self.columns + first, target);
+        if let Some(x2) = self.x2.filter(|_| !target2.is_empty()) {
+            let start = row * self.columns2 + first + of_first - self.columns;
+            product::unpack(x2, start, target2);
+        }
+    }
+}
+
+pub fn fast(arguments: &Arguments) {
+    let rows = arguments.size("rows");
+    let (inputs, columns) = (arguments.size("inputs"), arguments.size("columns"));
+    let epilogue = Epilogue {
+        bias: arguments.optional_floats("bias"),
+        sample_bias: None,
+        sample_rows: rows,
+        activation: arguments.size("activation"),
+        residual: arguments.optional_reals("residual"),
+    };
+    let outputs = arguments.size("outputs");
+    let product = Product { rows, outputs, inputs, weights: arguments.reals("weights"), epilogue };
+    let (x, x2) = (arguments.reals("x"), arguments.optional_reals("x2"));
+    let matrix = Matrix { x, columns, x2, columns2: inputs - columns };
+    product::run(&product, &matrix, arguments.reals_out("y"));
 }

@@ -5,7 +5,7 @@ use super::activation::define;
 
 pub fn definition(arguments: &Arguments) {
     let (x, x2) = (arguments.reals("x"), arguments.optional_reals("x2"));
-    let factors = arguments.floats("factors");
+    let (factors, beta) = (arguments.floats("factors"), arguments.floats("beta"));
     let (pixels, channels) = (arguments.size("pixels"), arguments.size("channels"));
     let (x_channels, first_sample) = (arguments.size("x_channels"), arguments.size("first_sample"));
     let activation = arguments.size("activation");
@@ -20,8 +20,8 @@ pub fn definition(arguments: &Arguments) {
                     _ => x.get(pixel * x_channels + channel),
                 };
                 let start = (first_sample + sample) * 2 * channels + channel;
-                let [scale, shift] = [start, start + channels].map(|at| f64::from(factors[at]));
-                let normal = f64::from(value) * scale + shift;
+                let [mean, scale] = [start, start + channels].map(|at| f64::from(factors[at]));
+                let normal = (f64::from(value) - mean) * scale + f64::from(beta[channel]);
                 y.set(pixel * channels + channel, define(activation, normal));
             }
         }

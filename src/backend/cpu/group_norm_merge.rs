@@ -4,7 +4,7 @@ use super::Arguments;
 
 pub fn definition(arguments: &Arguments) {
     let partials = arguments.floats("partials");
-    let (gamma, beta) = (arguments.floats("gamma"), arguments.floats("beta"));
+    let gamma = arguments.floats("gamma");
     let (channels, groups) = (arguments.size("channels"), arguments.size("groups"));
     let (chunks, chunk) = (arguments.size("chunks"), arguments.size("chunk"));
     let (pixels, band_pixels) = (arguments.size("pixels"), arguments.size("band_pixels"));
@@ -37,9 +37,8 @@ pub fn definition(arguments: &Arguments) {
             let variance = members().map(squares_of).sum::<f64>() / total;
             for channel in group * per_group..(group + 1) * per_group {
                 let scale = f64::from(gamma[channel]) / (variance + eps).sqrt();
-                factors[2 * sample * channels + channel] = scale as f32;
-                factors[(2 * sample + 1) * channels + channel] =
-                    (f64::from(beta[channel]) - mean * scale) as f32;
+                factors[2 * sample * channels + channel] = mean as f32;
+                factors[(2 * sample + 1) * channels + channel] = scale as f32;
             }
         }
     }

@@ -46,7 +46,6 @@ macro_rules! vectorised {
         }
     };
 }
-pub(crate) use vectorised;
 
 /// The vector instructions that this host has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

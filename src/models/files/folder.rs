@@ -147,7 +147,7 @@ pub(super) fn text_encoder_name(stored: &str) -> String {
 }
 
 /// The projections of the VAE's attention had other names before diffusers 0.17.
-fn vae_name(stored: &str) -> String {
+pub(super) fn vae_name(stored: &str) -> String {
     const RENAMED: [(&str, &str); 4] = [
         (".query.", ".to_q."),
         (".key.", ".to_k."),

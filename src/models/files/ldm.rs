@@ -315,3 +315,98 @@ fn open_clip_names(stored: &str, layers: usize) -> Vec<Known> {
         whole(format!("encoder.layers.{layer}.{new}{}", &what[old.len()..]))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn golden(name: &str) -> Value {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models").join(name);
+        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    }
+
+    fn manifest(kind: &str, component: &str) -> BTreeSet<String> {
+        let names = golden(&format!("{kind}/{component}/manifest.json"));
+        names.as_object().unwrap().keys().cloned().collect()
+    }
+
+    /// The names that old files have for the VAE's attention, by today's.
+    fn renewed(name: &str) -> String {
+        super::super::folder::vae_name(name)
+    }
+
+    #[test]
+    fn every_tensor_of_a_single_file_has_its_name_in_diffusers() {
+        let names = golden("sd15/single_file.json");
+        let mut mapped = BTreeSet::new();
+        for (stored, what) in names.as_object().unwrap() {
+            let found = [unet_name(stored, 2), vae_name(stored, 4), clip_name(stored)];
+            let found: Vec<_> = found.into_iter().flatten().collect();
+            let expected = renewed(what["name"].as_str().unwrap());
+            assert_eq!(found, [expected.clone()], "{stored}");
+            mapped.insert(expected);
+        }
+        let mut all = BTreeSet::new();
+        for component in ["unet", "vae", "text_encoder"] {
+            all.extend(manifest("sd15", component).iter().map(|name| renewed(name)));
+        }
+        assert_eq!(mapped, all);
+    }
+
+    #[test]
+    fn every_tensor_of_open_clip_has_its_name_in_transformers() {
+        let layers = golden("sd21-base/text_encoder/config.json")["num_hidden_layers"].clone();
+        let layers = layers.as_u64().unwrap() as usize;
+        let mut stored = vec![
+            "token_embedding.weight".to_string(),
+            "positional_embedding".to_string(),
+            "ln_final.weight".to_string(),
+            "ln_final.bias".to_string(),
+            "text_projection".to_string(),
+            "logit_scale".to_string(),
+        ];
+        // One layer more than the encoder has: it is not used.
+        for layer in 0..=layers {
+            for module in
+                ["ln_1.", "ln_2.", "mlp.c_fc.", "mlp.c_proj.", "attn.out_proj.", "attn.in_proj_"]
+            {
+                for what in ["weight", "bias"] {
+                    stored.push(format!("transformer.resblocks.{layer}.{module}{what}"));
+                }
+            }
+        }
+        let known = |name: &String| open_clip_names(&format!("{OPEN_CLIP}{name}"), layers);
+        let all: Vec<_> = stored.iter().flat_map(known).collect();
+        let names: BTreeSet<_> = all.iter().map(|(name, _)| name.clone()).collect();
+        assert_eq!(names.len(), all.len());
+        assert_eq!(names, manifest("sd21-base", "text_encoder"));
+        let part = |name: &str| {
+            let name = format!("text_model.encoder.layers.1.self_attn.{name}.weight");
+            all.iter().find(|(known, _)| *known == name).unwrap().1
+        };
+        assert_eq!(part("q_proj"), Some(Part { index: 0, count: 3 }));
+        assert_eq!(part("k_proj"), Some(Part { index: 1, count: 3 }));
+        assert_eq!(part("v_proj"), Some(Part { index: 2, count: 3 }));
+        assert_eq!(part("out_proj"), None);
+    }
+
+    #[test]
+    fn tensors_of_something_else_have_no_name() {
+        let names = [
+            "model_ema.decay",
+            "alphas_cumprod",
+            "model.diffusion_model.input_blocks.x.0.weight",
+            "model.diffusion_model.label_emb.0.0.weight",
+            "first_stage_model.loss.logvar",
+            "first_stage_model.decoder.up.9.block.0.norm1.weight",
+            "first_stage_model.encoder.mid.block_0.norm1.weight",
+            "cond_stage_model.model.transformer.resblocks.99999999999999999999.ln_1.weight",
+        ];
+        for name in names {
+            assert_eq!((unet_name(name, 2), vae_name(name, 4)), (None, None), "{name}");
+            assert!(open_clip_names(name, 23).is_empty(), "{name}");
+        }
+    }
+}

@@ -105,6 +105,7 @@ impl Tokenizer {
         let vocabulary_size = vocabulary.tokens.values().max().map_or(0, |&last| last as usize + 1);
         let added: Vec<AddedToken> = special
             .in_order()
+            .into_iter()
             .filter(|token| vocabulary.tokens.contains_key(&token.content))
             .map(SpecialToken::to_added)
             .collect();

@@ -1,5 +1,6 @@
 //! The tokens that are not words, from `tokenizer_config.json` and `special_tokens_map.json`.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -11,6 +12,9 @@ use crate::{Error, Result};
 
 /// The longest prompt that a tokenizer may ask for.
 const LONGEST: u64 = 4096;
+
+/// The most tokens that `added_tokens_decoder` may have; CLIP's own has two.
+const MOST_ADDED: usize = 4096;
 
 /// A token that is recognised in a prompt before it is cut into words.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,16 +92,21 @@ impl Default for SpecialTokens {
 }
 
 impl SpecialTokens {
-    /// All of them, the first of each text.
-    pub(super) fn in_order(&self) -> impl Iterator<Item = &SpecialToken> {
+    /// All of them, one of each text: the last where two differ in their flags, as transformers
+    /// has it. (Published files give `<|endoftext|>` with flags as the end and without as padding.)
+    pub(super) fn in_order(&self) -> Vec<&SpecialToken> {
         let named = [&self.bos, &self.eos, &self.unk, &self.pad];
-        let all: Vec<_> = self.others.iter().chain(named).collect();
-        let is_first = |(index, token): &(usize, &SpecialToken), all: &[&SpecialToken]| {
-            !token.content.is_empty()
-                && all[..*index].iter().all(|other| other.content != token.content)
-        };
-        let firsts: Vec<_> = all.iter().copied().enumerate().collect();
-        firsts.into_iter().filter(move |entry| is_first(entry, &all)).map(|(_, token)| token)
+        let mut tokens: Vec<&SpecialToken> = Vec::new();
+        for token in self.others.iter().chain(named) {
+            if !token.content.is_empty() && !tokens.contains(&token) {
+                tokens.push(token);
+            }
+        }
+        let mut seen = HashSet::new();
+        let mut last: Vec<_> =
+            tokens.into_iter().rev().filter(|token| seen.insert(&token.content)).collect();
+        last.reverse();
+        last
     }
 }
 
@@ -163,6 +172,10 @@ impl Source {
         let refuse = |value: &Value| self.refuse(key, "tokens by number", value);
         let Some(value) = self.keys.get(key) else { return Ok(Vec::new()) };
         let entries = value.as_object().ok_or_else(|| refuse(value))?;
+        if entries.len() > MOST_ADDED {
+            let expected = format!("at most {MOST_ADDED} tokens");
+            return Err(self.refuse(key, &expected, &Value::from(entries.len())));
+        }
         let mut tokens = Vec::new();
         for (number, value) in entries {
             let number: u32 = number.parse().map_err(|_| refuse(&Value::from(number.as_str())))?;

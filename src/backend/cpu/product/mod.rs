@@ -1,0 +1,236 @@
+//! The blocked matrix product behind the fast paths of gemm and conv2d.
+//!
+//! The result is cut into tasks of some tiles of rows by some panels of weights. A task takes K in
+//! blocks: the rows' part is packed as f32, which gathers a convolution's windows on the way; a
+//! panel's part is read where it lies, or decoded once if it is not f32; and a register tile
+//! adds the product of the two to its sums, which stay in the core's cache until the last block of
+//! K. There the epilogue takes them to the result.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use half::slice::HalfFloatSliceExt;
+use rayon::prelude::*;
+
+use super::{PANEL, Reals, RealsMut};
+
+mod epilogue;
+mod tile;
+
+pub use epilogue::Epilogue;
+use epilogue::Output;
+use tile::Isa;
+#[cfg(test)]
+pub use tile::Portable;
+pub use tile::Tile;
+
+/// The most terms of a block of K: such rows of a tile and such a panel stay in the second cache.
+const DEPTH: usize = 512;
+/// Floats between packed rows: no power of two, so that the rows do not contend for one cache set.
+const STRIDE: usize = DEPTH + 16;
+/// The most rows in a task: all of them packed are a third of the second cache.
+const TASK_ROWS: usize = 144;
+/// The most panels in a task: their sums are another third of it.
+const TASK_PANELS: usize = 16;
+
+/// Where the left side's rows come from.
+pub trait Rows: Sync {
+    /// Writes the terms from `first` on of a row, as many as `target` takes.
+    fn pack(&self, row: usize, first: usize, target: &mut [f32]);
+}
+
+/// A product's sizes, its weight and what becomes of its sums.
+pub struct Product<'a> {
+    pub rows: usize,
+    pub outputs: usize,
+    pub inputs: usize,
+    /// `[ceil(outputs / PANEL)][inputs][PANEL]`
+    pub weights: Reals<'a>,
+    pub epilogue: Epilogue<'a>,
+}
+
+/// Computes the product of `source` and the weight into `y`.
+pub fn run(product: &Product, source: &impl Rows, y: RealsMut) {
+    let isa = Isa::detect();
+    let grid = Grid::new(product, isa.tile_rows(), rayon::current_num_threads());
+    let y = Output::new(y, product.rows * product.outputs);
+    let tasks = grid.row_tasks * grid.panel_tasks;
+    (0..tasks).into_par_iter().with_max_len(1).for_each(|index| {
+        SCRATCH.with_borrow_mut(|scratch| {
+            // Neighbours share their panels, the larger side where it matters.
+            let task = grid.task(index % grid.row_tasks, index / grid.row_tasks);
+            isa.run(product, source, &y, &task, scratch);
+        });
+    });
+}
+
+/// How a product is cut into tasks: as evenly as may be.
+struct Grid {
+    rows: usize,
+    tiles: usize,
+    panels: usize,
+    row_tasks: usize,
+    panel_tasks: usize,
+}
+
+struct Task {
+    rows: usize,
+    tiles_in_all: usize,
+    tiles: Range<usize>,
+    panels: Range<usize>,
+}
+
+impl Grid {
+    fn new(product: &Product, tile_rows: usize, threads: usize) -> Self {
+        let tiles = product.rows.div_ceil(tile_rows);
+        let panels = product.outputs.div_ceil(PANEL);
+        let row_tasks = product.rows.div_ceil(TASK_ROWS);
+        // More tasks than threads, so that the last ones end together; but packing a task's rows
+        // should stay small beside using them.
+        let wanted = (4 * threads).div_ceil(row_tasks).min(panels.div_ceil(2));
+        let panel_tasks = panels.div_ceil(TASK_PANELS).max(wanted);
+        Self { rows: product.rows, tiles, panels, row_tasks, panel_tasks }
+    }
+
+    fn task(&self, row_task: usize, panel_task: usize) -> Task {
+        Task {
+            rows: self.rows,
+            tiles_in_all: self.tiles,
+            tiles: part(self.tiles, self.row_tasks, row_task),
+            panels: part(self.panels, self.panel_tasks, panel_task),
+        }
+    }
+}
+
+impl Task {
+    /// Tiles differ by one row at most, so none is nearly empty.
+    fn tile(&self, index: usize) -> Range<usize> {
+        part(self.rows, self.tiles_in_all, index)
+    }
+
+    fn rows(&self) -> Range<usize> {
+        self.tile(self.tiles.start).start..self.tile(self.tiles.end - 1).end
+    }
+}
+
+/// The `index`th of `parts` parts of `count` things.
+fn part(count: usize, parts: usize, index: usize) -> Range<usize> {
+    count * index / parts..count * (index + 1) / parts
+}
+
+/// What a thread keeps from task to task.
+#[derive(Default)]
+pub struct Scratch {
+    packed: Vec<Line>,
+    panel: Vec<Line>,
+    sums: Vec<Line>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// A cache line, to which the vectors of panels and sums are aligned.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+/// `count` floats of `lines`, with whatever values they have.
+fn floats(lines: &mut Vec<Line>, count: usize) -> &mut [f32] {
+    let length = count.div_ceil(16);
+    if lines.len() < length {
+        lines.resize(length, Line([0.0; 16]));
+    }
+    // SAFETY: a `Line` is 16 floats and nothing else, and there are at least `count / 16`.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), count) }
+}
+
+/// One task, compiled once for every instruction set.
+#[inline(always)]
+fn run_task<T: Tile>(
+    product: &Product,
+    source: &impl Rows,
+    y: &Output,
+    task: &Task,
+    scratch: &mut Scratch,
+) {
+    let rows = task.rows();
+    let blocks = product.inputs.div_ceil(DEPTH);
+    let depth = product.inputs.div_ceil(blocks).next_multiple_of(16);
+    let packed = floats(&mut scratch.packed, rows.len() * STRIDE);
+    let decoded = floats(&mut scratch.panel, DEPTH * PANEL);
+    // With one block of K sums are used up at once, and one panel's place does for all.
+    let panel_sums = if blocks == 1 { 0 } else { rows.len() * PANEL };
+    let kept = if blocks == 1 { 1 } else { task.panels.len() };
+    let sums = floats(&mut scratch.sums, kept * rows.len() * PANEL);
+    for first in (0..product.inputs).step_by(depth) {
+        let depth = depth.min(product.inputs - first);
+        for (target, row) in packed.chunks_exact_mut(STRIDE).zip(rows.clone()) {
+            source.pack(row, first, &mut target[..depth]);
+        }
+        for panel in task.panels.clone() {
+            let weights = panel_terms(product, panel, first, depth, decoded);
+            let columns = PANEL.min(product.outputs - panel * PANEL);
+            for tile in task.tiles.clone() {
+                let tile = task.tile(tile);
+                let start = tile.start - rows.start;
+                let place = (panel - task.panels.start) * panel_sums + start * PANEL;
+                let sums = &mut sums[place..place + tile.len() * PANEL];
+                T::multiply(&packed[start * STRIDE..], weights, columns, sums, first > 0);
+                if first + depth == product.inputs {
+                    product.epilogue.store::<T>(sums, tile.start, panel, product.outputs, y);
+                }
+            }
+        }
+    }
+}
+
+/// The terms `first..first + depth` of a panel, as they lie or decoded.
+#[inline(always)]
+fn panel_terms<'a>(
+    product: &Product<'a>,
+    panel: usize,
+    first: usize,
+    depth: usize,
+    decoded: &'a mut [f32],
+) -> &'a [f32] {
+    let start = (panel * product.inputs + first) * PANEL;
+    let terms = start..start + depth * PANEL;
+    match product.weights {
+        Reals::F32(values) => &values[terms],
+        Reals::F16(values) => {
+            let decoded = &mut decoded[..depth * PANEL];
+            values[terms].convert_to_f32_slice(decoded);
+            decoded
+        }
+    }
+}
+
+/// target = source[start..start + target.len()]
+#[inline(always)]
+pub fn unpack(source: Reals, start: usize, target: &mut [f32]) {
+    let range = start..start + target.len();
+    match source {
+        Reals::F32(values) => target.copy_from_slice(&values[range]),
+        Reals::F16(values) => values[range].convert_to_f32_slice(target),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_cover_everything_once() {
+        for (count, parts) in [(7, 3), (77, 7), (1, 1), (4096, 342)] {
+            let mut next = 0;
+            for index in 0..parts {
+                let part = part(count, parts, index);
+                assert_eq!(part.start, next, "part {index} of {parts} of {count}");
+                assert!(part.len().abs_diff(count / parts) <= 1);
+                next = part.end;
+            }
+            assert_eq!(next, count);
+        }
+    }
+}

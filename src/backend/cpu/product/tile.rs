@@ -1,0 +1,300 @@
+//! Register tiles: some packed rows times a panel.
+
+use super::{Output, Product, Rows, Scratch, Task, run_task};
+
+/// The instructions that a tile is made of, by what this machine has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isa {
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    Portable,
+}
+
+/// A register tile of one instruction set.
+pub trait Tile {
+    /// Its most rows.
+    const ROWS: usize;
+    /// Whether `f32::mul_add` is an instruction.
+    const FUSED: bool;
+
+    /// `sums[rows][PANEL] = [sums +] packed[rows][STRIDE] * terms[depth][PANEL]`, at least in the
+    /// first `columns`.
+    fn multiply(packed: &[f32], terms: &[f32], columns: usize, sums: &mut [f32], add: bool);
+}
+
+impl Isa {
+    /// The best of this machine.
+    pub fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 = is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c");
+            let avx512 = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq");
+            match (avx2, avx512) {
+                (true, true) => return Isa::Avx512,
+                (true, false) => return Isa::Avx2,
+                _ => (),
+            }
+        }
+        Isa::Portable
+    }
+
+    /// The most rows of its tile.
+    pub fn tile_rows(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => x86::Avx512::ROWS,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => x86::Avx2::ROWS,
+            Isa::Portable => Portable::ROWS,
+        }
+    }
+
+    /// Runs a task with these instructions.
+    pub fn run(
+        self,
+        product: &Product,
+        source: &impl Rows,
+        y: &Output,
+        task: &Task,
+        scratch: &mut Scratch,
+    ) {
+        match self {
+            // SAFETY: `detect` is the only source of an `Isa` and has found the instructions.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => unsafe { x86::run_avx512(product, source, y, task, scratch) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { x86::run_avx2(product, source, y, task, scratch) },
+            Isa::Portable => run_task::<Portable>(product, source, y, task, scratch),
+        }
+    }
+}
+
+/// Plain Rust: a row of a panel in whatever vectors the compiler has.
+pub struct Portable;
+
+impl Tile for Portable {
+    const ROWS: usize = 4;
+    const FUSED: bool = false;
+
+    fn multiply(packed: &[f32], terms: &[f32], _columns: usize, sums: &mut [f32], add: bool) {
+        use super::{PANEL, STRIDE};
+        let rows = packed.chunks(STRIDE).zip(sums.as_chunks_mut::<PANEL>().0);
+        for (row, sums) in rows {
+            let mut sum = if add { *sums } else { [0.0; PANEL] };
+            for (&a, terms) in row.iter().zip(terms.as_chunks::<PANEL>().0) {
+                for (sum, b) in sum.iter_mut().zip(terms) {
+                    *sum += a * b;
+                }
+            }
+            *sums = sum;
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::super::{PANEL, STRIDE};
+    use super::*;
+
+    /// A tile of a fixed number of rows: packed rows, terms, depth, sums, whether to add.
+    type Fixed = unsafe fn(*const f32, *const f32, usize, *mut f32, bool);
+
+    /// 12 rows by a panel: 24 sums of 32 registers.
+    pub struct Avx512;
+
+    /// 6 rows by half a panel: 12 sums of 16 registers.
+    pub struct Avx2;
+
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c")]
+    pub fn run_avx512(
+        product: &Product,
+        source: &impl Rows,
+        y: &Output,
+        task: &Task,
+        scratch: &mut Scratch,
+    ) {
+        run_task::<Avx512>(product, source, y, task, scratch);
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub fn run_avx2(
+        product: &Product,
+        source: &impl Rows,
+        y: &Output,
+        task: &Task,
+        scratch: &mut Scratch,
+    ) {
+        run_task::<Avx2>(product, source, y, task, scratch);
+    }
+
+    /// The tile's contract that the pointers of a [`Fixed`] rest on.
+    #[inline(always)]
+    fn check(packed: &[f32], terms: &[f32], sums: &[f32], most_rows: usize) -> (usize, usize) {
+        let (rows, depth) = (sums.len() / PANEL, terms.len() / PANEL);
+        assert!(rows >= 1 && rows <= most_rows);
+        assert!(depth <= STRIDE && packed.len() >= (rows - 1) * STRIDE + depth);
+        (rows, depth)
+    }
+
+    impl Tile for Avx512 {
+        const ROWS: usize = 12;
+        const FUSED: bool = true;
+
+        #[inline(always)]
+        fn multiply(packed: &[f32], terms: &[f32], columns: usize, sums: &mut [f32], add: bool) {
+            let (rows, depth) = check(packed, terms, sums, Self::ROWS);
+            let tile = if columns > 16 { AVX512_WIDE[rows - 1] } else { AVX512_NARROW[rows - 1] };
+            // SAFETY: `check` has seen that the slices are as long as the tile's rows and depth
+            // say; only `run_avx512` names this tile, and its caller has found the instructions.
+            unsafe { tile(packed.as_ptr(), terms.as_ptr(), depth, sums.as_mut_ptr(), add) }
+        }
+    }
+
+    impl Tile for Avx2 {
+        const ROWS: usize = 6;
+        const FUSED: bool = true;
+
+        #[inline(always)]
+        fn multiply(packed: &[f32], terms: &[f32], columns: usize, sums: &mut [f32], add: bool) {
+            let (rows, depth) = check(packed, terms, sums, Self::ROWS);
+            let tile = AVX2[rows - 1];
+            // SAFETY: as for AVX-512; the second half of a panel begins 16 columns on.
+            unsafe {
+                tile(packed.as_ptr(), terms.as_ptr(), depth, sums.as_mut_ptr(), add);
+                if columns > 16 {
+                    let (terms, sums) = (terms.as_ptr().add(16), sums.as_mut_ptr().add(16));
+                    tile(packed.as_ptr(), terms, depth, sums, add);
+                }
+            }
+        }
+    }
+
+    const AVX512_WIDE: [Fixed; 12] = [
+        avx512::<1, 2>,
+        avx512::<2, 2>,
+        avx512::<3, 2>,
+        avx512::<4, 2>,
+        avx512::<5, 2>,
+        avx512::<6, 2>,
+        avx512::<7, 2>,
+        avx512::<8, 2>,
+        avx512::<9, 2>,
+        avx512::<10, 2>,
+        avx512::<11, 2>,
+        avx512::<12, 2>,
+    ];
+
+    const AVX512_NARROW: [Fixed; 12] = [
+        avx512::<1, 1>,
+        avx512::<2, 1>,
+        avx512::<3, 1>,
+        avx512::<4, 1>,
+        avx512::<5, 1>,
+        avx512::<6, 1>,
+        avx512::<7, 1>,
+        avx512::<8, 1>,
+        avx512::<9, 1>,
+        avx512::<10, 1>,
+        avx512::<11, 1>,
+        avx512::<12, 1>,
+    ];
+
+    const AVX2: [Fixed; 6] = [avx2::<1>, avx2::<2>, avx2::<3>, avx2::<4>, avx2::<5>, avx2::<6>];
+
+    /// `ROWS` rows by `VECTORS` vectors of a panel.
+    ///
+    /// # Safety
+    ///
+    /// `packed` has `ROWS` rows of `depth` floats, `STRIDE` apart; `terms` has `depth` rows and
+    /// `sums` has `ROWS` rows of `VECTORS * 16` floats, `PANEL` apart.
+    #[target_feature(enable = "avx512f")]
+    unsafe fn avx512<const ROWS: usize, const VECTORS: usize>(
+        packed: *const f32,
+        terms: *const f32,
+        depth: usize,
+        sums: *mut f32,
+        add: bool,
+    ) {
+        let mut sum = [[_mm512_setzero_ps(); VECTORS]; ROWS];
+        // SAFETY: every offset is one of those that the caller vouches for.
+        unsafe {
+            if add {
+                for (row, sum) in sum.iter_mut().enumerate() {
+                    for (vector, sum) in sum.iter_mut().enumerate() {
+                        *sum = _mm512_loadu_ps(sums.add(row * PANEL + vector * 16));
+                    }
+                }
+            }
+            for k in 0..depth {
+                let mut b = [_mm512_setzero_ps(); VECTORS];
+                for (vector, b) in b.iter_mut().enumerate() {
+                    *b = _mm512_loadu_ps(terms.add(k * PANEL + vector * 16));
+                }
+                for (row, sum) in sum.iter_mut().enumerate() {
+                    let a = _mm512_set1_ps(*packed.add(row * STRIDE + k));
+                    for (sum, b) in sum.iter_mut().zip(b) {
+                        *sum = _mm512_fmadd_ps(a, b, *sum);
+                    }
+                }
+            }
+            for (row, sum) in sum.iter().enumerate() {
+                for (vector, sum) in sum.iter().enumerate() {
+                    _mm512_storeu_ps(sums.add(row * PANEL + vector * 16), *sum);
+                }
+            }
+        }
+    }
+
+    /// `ROWS` rows by 16 columns.
+    ///
+    /// # Safety
+    ///
+    /// As for [`avx512`] with one vector.
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn avx2<const ROWS: usize>(
+        packed: *const f32,
+        terms: *const f32,
+        depth: usize,
+        sums: *mut f32,
+        add: bool,
+    ) {
+        let mut sum = [[_mm256_setzero_ps(); 2]; ROWS];
+        // SAFETY: every offset is one of those that the caller vouches for.
+        unsafe {
+            if add {
+                for (row, sum) in sum.iter_mut().enumerate() {
+                    for (vector, sum) in sum.iter_mut().enumerate() {
+                        *sum = _mm256_loadu_ps(sums.add(row * PANEL + vector * 8));
+                    }
+                }
+            }
+            for k in 0..depth {
+                let b = [
+                    _mm256_loadu_ps(terms.add(k * PANEL)),
+                    _mm256_loadu_ps(terms.add(k * PANEL + 8)),
+                ];
+                for (row, sum) in sum.iter_mut().enumerate() {
+                    let a = _mm256_set1_ps(*packed.add(row * STRIDE + k));
+                    for (sum, b) in sum.iter_mut().zip(b) {
+                        *sum = _mm256_fmadd_ps(a, b, *sum);
+                    }
+                }
+            }
+            for (row, sum) in sum.iter().enumerate() {
+                for (vector, sum) in sum.iter().enumerate() {
+                    _mm256_storeu_ps(sums.add(row * PANEL + vector * 8), *sum);
+                }
+            }
+        }
+    }
+}

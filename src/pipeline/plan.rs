@@ -1,0 +1,104 @@
+//! What a picture will take, by a dry run.
+
+use std::fmt;
+use std::ops::ControlFlow;
+
+use serde::Serialize;
+
+use super::{Pipeline, Progress, Request};
+use crate::device::Device;
+use crate::memory::MemoryStats;
+use crate::models::ModelFiles;
+use crate::profile::Work;
+use crate::{DType, Result};
+
+/// What drawing a request takes on a device, known before anything is allocated there.
+///
+/// The dry run takes the same decisions under the same budget as the real run, so the peak is that
+/// of the real run to the byte, unless others take the device's memory meanwhile.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Plan {
+    /// The device.
+    pub device: String,
+    /// Width and height in pixels.
+    pub size: [usize; 2],
+    /// How weights and activations are stored.
+    pub dtype: String,
+    /// Calls of the UNet.
+    pub calls: usize,
+    /// Whether the halves of guidance run one after the other, for want of memory.
+    pub guidance_in_turn: bool,
+    /// What the model's weights hold, in bytes.
+    pub weight_bytes: u64,
+    /// The most that is held at once, weights and activations, in bytes.
+    pub peak_bytes: u64,
+    /// The largest single allocation, in bytes.
+    pub largest_allocation_bytes: u64,
+    /// Kernel launches.
+    pub launches: u64,
+    /// Floating-point operations and bytes read and written by kernels.
+    pub work: Work,
+    /// Memory by label.
+    pub memory: MemoryStats,
+}
+
+pub(super) fn plan(
+    device: &Device,
+    files: &ModelFiles,
+    dtype: DType,
+    request: &Request,
+) -> Result<Plan> {
+    let dry = device.dry_run();
+    let pipeline = Pipeline::load(&dry, files, dtype, request.init_image.is_some())?;
+    let weight_bytes = dry.memory_stats().held_bytes;
+    let (mut calls, mut guidance_in_turn) = (0, false);
+    let pictures = pipeline.generate(request, &mut |progress| {
+        match progress {
+            Progress::Step { done, .. } => calls = *done,
+            Progress::GuidanceInTurn => guidance_in_turn = true,
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    })?;
+    let recorded = dry.recorded().expect("a dry run records");
+    let memory = dry.memory_stats();
+    Ok(Plan {
+        device: device.info().name.clone(),
+        size: pictures.first().map_or([0, 0], |picture| [picture.width, picture.height]),
+        dtype: dtype.name().to_owned(),
+        calls,
+        guidance_in_turn,
+        weight_bytes,
+        peak_bytes: memory.peak_held_bytes,
+        largest_allocation_bytes: recorded.largest_allocation_bytes,
+        launches: recorded.launches,
+        work: dry.work(),
+        memory,
+    })
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let gb = |bytes: u64| bytes as f64 / 1e9;
+        let [width, height] = self.size;
+        let guidance =
+            if self.guidance_in_turn { ", guidance one half after the other" } else { "" };
+        writeln!(f, "device            {}", self.device)?;
+        writeln!(f, "picture           {width}x{height}, {}{guidance}", self.dtype)?;
+        writeln!(f, "unet calls        {}", self.calls)?;
+        writeln!(f, "kernel launches   {}", self.launches)?;
+        writeln!(f, "work              {:.3} TFLOP", self.work.flop as f64 / 1e12)?;
+        writeln!(f, "weights           {:.3} GB", gb(self.weight_bytes))?;
+        writeln!(
+            f,
+            "peak memory       {:.3} GB of {:.3} GB",
+            gb(self.peak_bytes),
+            gb(self.memory.budget_bytes)
+        )?;
+        write!(f, "largest block     {:.3} GB", gb(self.largest_allocation_bytes))?;
+        for (label, stats) in &self.memory.labels {
+            write!(f, "\n  {label:<20} {:>9.3} GB at most", gb(stats.peak_live_bytes))?;
+        }
+        Ok(())
+    }
+}

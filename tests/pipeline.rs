@@ -1,0 +1,264 @@
+//! Whole pictures against diffusers, and what else a picture must hold to.
+
+#[allow(dead_code, reason = "each test program uses its part")]
+mod common;
+#[allow(dead_code, reason = "each test program uses its part")]
+#[path = "common/random_model.rs"]
+mod random_model;
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+
+use ellesmere::models::{ModelFiles, Variant};
+use ellesmere::pipeline::{InitImage, Pipeline, Progress, Request};
+use ellesmere::{DType, Device, DeviceOptions, Error, Result};
+use safetensors::SafeTensors;
+use serde::Deserialize;
+use tempfile::TempDir;
+
+/// One picture of `tests/golden/pipelines/cases.json`.
+#[derive(Clone, Debug, Deserialize)]
+struct Case {
+    name: String,
+    model: String,
+    scheduler: String,
+    steps: usize,
+    height: usize,
+    width: usize,
+    prompt: String,
+    negative_prompt: Option<String>,
+    guidance_scale: f32,
+    seed: u64,
+    images: usize,
+    strength: Option<f64>,
+    eta: Option<f64>,
+}
+
+fn cases() -> Vec<Case> {
+    let text =
+        std::fs::read_to_string(random_model::golden().join("pipelines/cases.json")).unwrap();
+    let cases: Vec<Case> = serde_json::from_str(&text).unwrap();
+    // The request has no eta: DDIM is deterministic here, and its noise is tested in `schedulers`.
+    cases.into_iter().filter(|case| case.eta.unwrap_or(0.0) == 0.0).collect()
+}
+
+fn request(case: &Case) -> Request {
+    let image = |strength| InitImage { rgb: init_image(case), strength };
+    Request {
+        prompt: case.prompt.clone(),
+        negative_prompt: case.negative_prompt.clone().unwrap_or_default(),
+        width: Some(case.width),
+        height: Some(case.height),
+        steps: case.steps,
+        guidance_scale: case.guidance_scale,
+        scheduler: Some(case.scheduler.parse().unwrap()),
+        seed: case.seed,
+        count: case.images,
+        init_image: case.strength.map(image),
+    }
+}
+
+/// The picture that image to image starts from, rows of red, green and blue.
+fn init_image(case: &Case) -> Vec<f32> {
+    let planes = random_model::image("input.pipeline.image", 3 * case.height * case.width);
+    rgb_of(&planes, case.height * case.width)
+}
+
+/// Three planes to pixels.
+fn rgb_of(planes: &[f32], pixels: usize) -> Vec<f32> {
+    (0..pixels).flat_map(|pixel| (0..3).map(move |c| planes[c * pixels + pixel])).collect()
+}
+
+/// The pictures that diffusers drew, each as rows of red, green and blue.
+fn expected(case: &Case) -> Vec<Vec<f32>> {
+    let path = random_model::golden().join(format!("pipelines/{}.safetensors", case.model));
+    let bytes = std::fs::read(path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let tensor = file.tensor(&format!("{}/image", case.name)).unwrap();
+    let values: Vec<f32> =
+        tensor.data().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    let pixels = case.height * case.width;
+    values.chunks_exact(3 * pixels).map(|planes| rgb_of(planes, pixels)).collect()
+}
+
+/// A model on disk, removed when dropped.
+struct Model {
+    files: ModelFiles,
+    _folder: TempDir,
+}
+
+impl Model {
+    fn write(kind: &str) -> Self {
+        let folder = random_model::write(kind);
+        Self { files: ModelFiles::open(folder.path(), Variant::Any).unwrap(), _folder: folder }
+    }
+}
+
+/// The case of that name and its model.
+fn case(name: &str) -> (Case, Model) {
+    let case = cases().into_iter().find(|case| case.name == name).unwrap();
+    let model = Model::write(&case.model);
+    (case, model)
+}
+
+fn psnr_db(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let squares = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+    -10.0 * (squares / a.len() as f64).log10()
+}
+
+fn draw(device: &Device, files: &ModelFiles, request: &Request) -> Result<Vec<Vec<f32>>> {
+    let pipeline = Pipeline::load(device, files, DType::F32, request.init_image.is_some())?;
+    let pictures = pipeline.generate(request, &mut |_| ControlFlow::Continue(()))?;
+    Ok(pictures.into_iter().map(|picture| picture.rgb).collect())
+}
+
+/// Draws each case and holds it against diffusers' picture.
+///
+/// Two orders of summation in f32 agree to about 120 dB, and no two cases agree better than 40 dB
+/// (`tests/golden/README.md`): 80 dB tells a right scheduler from a wrong one, and is 30 dB above
+/// what is promised.
+#[track_caller]
+fn check(device: &Device, cases: &[Case]) {
+    let mut models = HashMap::new();
+    for case in cases {
+        let model = models.entry(&case.model).or_insert_with(|| Model::write(&case.model));
+        let pictures = draw(device, &model.files, &request(case)).unwrap();
+        let expected = expected(case);
+        assert_eq!(pictures.len(), expected.len(), "{}", case.name);
+        for (picture, expected) in pictures.iter().zip(&expected) {
+            let psnr = psnr_db(picture, expected);
+            let name = &device.info().name;
+            eprintln!("{} on {name}: {psnr:.1} dB", case.name);
+            assert!(psnr >= 80.0, "{} on {name}: {psnr:.1} dB", case.name);
+        }
+    }
+}
+
+#[test]
+fn pictures_are_those_of_diffusers() {
+    check(&Device::cpu(), &cases());
+}
+
+#[test]
+fn every_device_draws_the_same_pictures() {
+    let names = ["sd15/text", "sd21/text", "bk-tiny/text", "sd15/image"];
+    let some: Vec<Case> =
+        cases().into_iter().filter(|case| names.contains(&case.name.as_str())).collect();
+    assert_eq!(some.len(), names.len());
+    for device in common::devices().iter().filter(|device| device.info().backend != "cpu") {
+        // A software rasteriser takes half a minute for a picture of 64 x 64.
+        let few = if device.info().prefers_register_tiles() { &some[..] } else { &some[..1] };
+        check(device, few);
+    }
+}
+
+#[test]
+fn a_plan_is_the_run_to_the_byte_and_the_launch() {
+    let (case, model) = case("sd15/image");
+    let (request, files) = (request(&case), &model.files);
+    for dtype in DType::ALL {
+        let device = Device::cpu();
+        let plan = Pipeline::plan(&device, files, dtype, &request).unwrap();
+        assert_eq!(device.memory_stats().peak_held_bytes, 0, "a plan allocates nothing");
+        let pipeline = Pipeline::load(&device, files, dtype, true).unwrap();
+        pipeline.generate(&request, &mut |_| ControlFlow::Continue(())).unwrap();
+        assert_eq!(device.memory_stats(), plan.memory);
+        assert_eq!(device.work(), plan.work);
+        drop(pipeline);
+        device.memory().trim();
+        assert_eq!(device.memory_stats().held_bytes, 0, "everything was given back");
+    }
+}
+
+#[test]
+fn guidance_in_turn_is_the_same_picture() {
+    let (case, model) = case("sd15/text");
+    let (request, files) = (request(&case), &model.files);
+    let together = Pipeline::plan(&Device::cpu(), files, DType::F32, &request).unwrap();
+    // The largest budget, in steps of 1 %, with which the halves do not fit together.
+    let in_turn = (1..100).find_map(|percent| {
+        let options = DeviceOptions {
+            budget_bytes: Some(together.peak_bytes / 100 * (100 - percent)),
+            ..Default::default()
+        };
+        let device = Device::cpu_with(&options);
+        let plan = Pipeline::plan(&device, files, DType::F32, &request).ok()?;
+        plan.guidance_in_turn.then_some(device)
+    });
+    let device = in_turn.expect("some budget has room for one half alone");
+    let pipeline = Pipeline::load(&device, files, DType::F32, false).unwrap();
+    let mut said = false;
+    let pictures = pipeline.generate(&request, &mut |progress| {
+        said |= *progress == Progress::GuidanceInTurn;
+        ControlFlow::Continue(())
+    });
+    assert!(said, "the change is said");
+    assert!(psnr_db(&pictures.unwrap()[0].rgb, &expected(&case)[0]) >= 80.0);
+    let stats = device.memory_stats();
+    assert!(stats.peak_held_bytes <= stats.budget_bytes);
+}
+
+#[test]
+fn outputs_over_the_largest_allocation_are_split() {
+    let (case, model) = case("sd15/image");
+    let (request, files) = (request(&case), &model.files);
+    let largest = |device: &Device| {
+        let plan = Pipeline::plan(device, files, DType::F32, &request).unwrap();
+        plan.largest_allocation_bytes
+    };
+    // Large enough for every weight, smaller than the VAE's activations.
+    let limit = 400_000;
+    assert!(largest(&Device::cpu()) > limit);
+    let options = DeviceOptions { max_allocation_bytes: Some(limit), ..DeviceOptions::default() };
+    for device in common::open_devices(&options) {
+        // A software rasteriser takes half a minute for a picture.
+        if !device.info().prefers_register_tiles() {
+            continue;
+        }
+        assert!(largest(&device) <= limit);
+        let picture = draw(&device, files, &request).unwrap().remove(0);
+        assert!(psnr_db(&picture, &expected(&case)[0]) >= 80.0);
+    }
+}
+
+#[test]
+fn a_picture_can_be_stopped() {
+    let (case, model) = case("sd15/text");
+    let device = Device::cpu();
+    let pipeline = Pipeline::load(&device, &model.files, DType::F32, false).unwrap();
+    let mut steps = 0;
+    let result = pipeline.generate(&request(&case), &mut |progress| match progress {
+        Progress::Step { done, .. } => {
+            steps = *done;
+            if *done == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        }
+        _ => ControlFlow::Continue(()),
+    });
+    assert!(matches!(result, Err(Error::Cancelled)));
+    assert_eq!(steps, 2);
+    // The pipeline is as good as new.
+    let pictures = pipeline.generate(&request(&case), &mut |_| ControlFlow::Continue(()));
+    assert!(psnr_db(&pictures.unwrap()[0].rgb, &expected(&case)[0]) >= 80.0);
+}
+
+#[test]
+fn requests_that_cannot_be_drawn_are_refused_by_name() {
+    let device = Device::cpu();
+    let model = Model::write("sd15");
+    let pipeline = Pipeline::load(&device, &model.files, DType::F32, false).unwrap();
+    let image = InitImage { rgb: vec![0.0; 64 * 64 * 3], strength: 0.5 };
+    let small = Request { width: Some(64), height: Some(64), steps: 2, ..Request::default() };
+    let refused = [
+        (Request { width: Some(60), ..small.clone() }, "width: expected a multiple of 8"),
+        (Request { height: Some(0), ..small.clone() }, "height: expected a multiple of 8"),
+        (Request { steps: 0, ..small.clone() }, "steps: expected 1 to 1000, got 0"),
+        (Request { count: 0, ..small.clone() }, "count: expected 1 to 64, got 0"),
+        (Request { guidance_scale: f32::NAN, ..small.clone() }, "guidance scale: expected"),
+        (Request { init_image: Some(image), ..small.clone() }, "init image: the pipeline was"),
+    ];
+    for (request, message) in refused {
+        let error = pipeline.generate(&request, &mut |_| ControlFlow::Continue(())).unwrap_err();
+        assert!(error.to_string().starts_with(message), "{error}");
+    }
+}
