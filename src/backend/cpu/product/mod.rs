@@ -9,9 +9,9 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
+use super::vector_math::{Level, level, widen};
 use super::{PANEL, Reals, RealsMut};
 
 mod epilogue;
@@ -19,10 +19,7 @@ mod tile;
 
 pub use epilogue::Epilogue;
 use epilogue::Output;
-use tile::Isa;
-#[cfg(test)]
-pub use tile::Portable;
-pub use tile::Tile;
+use tile::Tile;
 
 /// The most terms of a block of K: such rows of a tile and such a panel stay in the second cache.
 const DEPTH: usize = 512;
@@ -51,18 +48,18 @@ pub struct Product<'a> {
 
 /// Computes the product of `source` and the weight into `y`.
 pub fn run(product: &Product, source: &impl Rows, y: RealsMut) {
-    run_on(Isa::available()[0], product, source, y);
+    run_on(level(), product, source, y);
 }
 
-fn run_on(isa: Isa, product: &Product, source: &impl Rows, y: RealsMut) {
-    let grid = Grid::new(product, isa.tile_rows(), rayon::current_num_threads());
+fn run_on(level: Level, product: &Product, source: &impl Rows, y: RealsMut) {
+    let grid = Grid::new(product, tile::tile_rows(level), rayon::current_num_threads());
     let y = Output::new(y, product.rows * product.outputs);
     let tasks = grid.row_tasks * grid.panel_tasks;
     (0..tasks).into_par_iter().with_max_len(1).for_each(|index| {
         SCRATCH.with_borrow_mut(|scratch| {
             // Neighbours share their panels, the larger side where it matters.
             let task = grid.task(index % grid.row_tasks, index / grid.row_tasks);
-            isa.run(product, source, &y, &task, scratch);
+            tile::run(level, product, source, &y, &task, scratch);
         });
     });
 }
@@ -181,7 +178,7 @@ fn run_task<T: Tile>(
                 let sums = &mut sums[place..place + tile.len() * PANEL];
                 T::multiply(&packed[start * STRIDE..], weights, columns, sums, first > 0);
                 if first + depth == product.inputs {
-                    product.epilogue.store::<T>(sums, tile.start, panel, product.outputs, y);
+                    product.epilogue.store(sums, tile.start, panel, product.outputs, y);
                 }
             }
         }
@@ -203,7 +200,7 @@ fn panel_terms<'a>(
         Reals::F32(values) => &values[terms],
         Reals::F16(values) => {
             let decoded = &mut decoded[..depth * PANEL];
-            values[terms].convert_to_f32_slice(decoded);
+            widen(&values[terms], decoded);
             decoded
         }
     }
@@ -215,7 +212,7 @@ pub fn unpack(source: Reals, start: usize, target: &mut [f32]) {
     let range = start..start + target.len();
     match source {
         Reals::F32(values) => target.copy_from_slice(&values[range]),
-        Reals::F16(values) => values[range].convert_to_f32_slice(target),
+        Reals::F16(values) => widen(&values[range], target),
     }
 }
 
@@ -266,7 +263,10 @@ mod tests {
                     terms.sum::<f32>() + bias[output]
                 })
                 .collect();
-            for isa in Isa::available() {
+            for level in [Level::Avx512, Level::Avx2, Level::Portable] {
+                if !tile::has(level) {
+                    continue;
+                }
                 let mut y = vec![f32::NAN; rows * outputs];
                 let epilogue = Epilogue {
                     bias: Some(&bias),
@@ -277,8 +277,8 @@ mod tests {
                 };
                 let weights = Reals::F32(&weights);
                 let product = Product { rows, outputs, inputs, weights, epilogue };
-                run_on(*isa, &product, &Matrix(&x, inputs), RealsMut::F32(&mut y));
-                assert!(y == expected, "{rows} x {outputs} x {inputs} by {isa:?}");
+                run_on(level, &product, &Matrix(&x, inputs), RealsMut::F32(&mut y));
+                assert!(y == expected, "{rows} x {outputs} x {inputs} by {level:?}");
             }
         }
     }
