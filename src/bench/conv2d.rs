@@ -29,7 +29,7 @@ fn prepare(inputs: &Inputs) -> Result<Run> {
     let weights = inputs.weights([outputs, shape[3], kernel, kernel])?;
     let bias = inputs.floats(&[outputs])?;
     let padding = Padding::same(kernel / 2);
-    let params = Conv2d { kernel: [kernel; 2], stride, padding, upsample: false };
+    let params = Conv2d { kernel: [kernel; 2], stride, padding, upsample: false, crop: [0, 0] };
     Ok(Box::new(move || {
         let activation = Activation::None;
         let epilogue = Epilogue { bias: Some(&bias), activation, residual: None };
