@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use ellesmere::models::{ModelFiles, Variant};
+use ellesmere::pipeline::scheduler::PredictionType;
 use ellesmere::pipeline::{InitImage, Pipeline, Progress, Request};
 use ellesmere::{DType, Device, DeviceOptions, Error, Result};
 use safetensors::SafeTensors;
@@ -52,6 +53,7 @@ fn request(case: &Case) -> Request {
         steps: case.steps,
         guidance_scale: case.guidance_scale,
         scheduler: Some(case.scheduler.parse().unwrap()),
+        prediction_type: None,
         seed: case.seed,
         count: case.images,
         init_image: case.strength.map(image),
@@ -229,6 +231,20 @@ fn outputs_over_the_largest_allocation_are_split() {
         let psnr = psnr_db(&picture, &expected);
         assert!(psnr >= 100.0, "{}: {psnr:.1} dB", device.info().name);
     }
+}
+
+#[test]
+fn the_prediction_type_of_a_request_wins_over_that_of_the_files() {
+    // The same model but for what its scheduler's file says it predicts.
+    let (case, model) = case("sd21/text");
+    let request = request(&case);
+    let draw = |prediction_type| {
+        let request = Request { prediction_type, ..request.clone() };
+        draw(&Device::cpu(), &model.files, &request).unwrap().remove(0)
+    };
+    let from_file = draw(None);
+    assert_eq!(from_file, draw(Some(PredictionType::VPrediction)));
+    assert!(psnr_db(&from_file, &draw(Some(PredictionType::Epsilon))) < 40.0);
 }
 
 #[test]

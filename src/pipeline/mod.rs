@@ -226,10 +226,13 @@ impl Pipeline {
     }
 
     fn scheduler(&self, request: &Request) -> Result<Scheduler> {
-        let config = match request.scheduler {
-            Some(kind) => self.scheduler.clone().with_kind(kind),
-            None => self.scheduler.clone(),
-        };
+        let mut config = self.scheduler.clone();
+        if let Some(kind) = request.scheduler {
+            config = config.with_kind(kind);
+        }
+        if let Some(prediction) = request.prediction_type {
+            config = config.with("prediction_type", prediction.name());
+        }
         Scheduler::new(&config, request.steps)
     }
 
