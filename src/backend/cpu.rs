@@ -28,6 +28,7 @@ mod group_norm_merge;
 mod group_norm_statistics;
 mod layer_norm;
 mod product;
+mod rows;
 mod timestep_embedding;
 mod token_embedding;
 mod vector_math;
@@ -43,23 +44,39 @@ struct Kernel {
 
 /// Every kernel of `kernels/`, in alphabetical order.
 const KERNELS: &[Kernel] = &[
-    Kernel { name: "attention_local", definition: attention::definition, fast: None },
-    Kernel { name: "attention_register", definition: attention::definition, fast: None },
-    Kernel { name: "cast", definition: cast::definition, fast: None },
+    Kernel {
+        name: "attention_local",
+        definition: attention::definition,
+        fast: Some(attention::fast),
+    },
+    Kernel {
+        name: "attention_register",
+        definition: attention::definition,
+        fast: Some(attention::fast),
+    },
+    Kernel { name: "cast", definition: cast::definition, fast: Some(cast::fast) },
     Kernel { name: "conv2d_local", definition: conv2d::definition, fast: Some(conv2d::fast) },
     Kernel { name: "conv2d_register", definition: conv2d::definition, fast: Some(conv2d::fast) },
     Kernel { name: "gaussian_sample", definition: gaussian_sample::definition, fast: None },
-    Kernel { name: "geglu", definition: geglu::definition, fast: None },
+    Kernel { name: "geglu", definition: geglu::definition, fast: Some(geglu::fast) },
     Kernel { name: "gemm_local", definition: gemm::definition, fast: Some(gemm::fast) },
     Kernel { name: "gemm_register", definition: gemm::definition, fast: Some(gemm::fast) },
-    Kernel { name: "group_norm_apply", definition: group_norm_apply::definition, fast: None },
-    Kernel { name: "group_norm_merge", definition: group_norm_merge::definition, fast: None },
+    Kernel {
+        name: "group_norm_apply",
+        definition: group_norm_apply::definition,
+        fast: Some(group_norm_apply::fast),
+    },
+    Kernel {
+        name: "group_norm_merge",
+        definition: group_norm_merge::definition,
+        fast: Some(group_norm_merge::fast),
+    },
     Kernel {
         name: "group_norm_statistics",
         definition: group_norm_statistics::definition,
-        fast: None,
+        fast: Some(group_norm_statistics::fast),
     },
-    Kernel { name: "layer_norm", definition: layer_norm::definition, fast: None },
+    Kernel { name: "layer_norm", definition: layer_norm::definition, fast: Some(layer_norm::fast) },
     Kernel { name: "timestep_embedding", definition: timestep_embedding::definition, fast: None },
     Kernel { name: "token_embedding", definition: token_embedding::definition, fast: None },
 ];

@@ -19,8 +19,11 @@ pub struct GroupNorm {
 }
 
 /// Pixels whose statistics one work-item takes: few enough to be read again from a cache, and to
-/// give every work-item of a large device its share.
+/// give every work-item of a large device its share. More where an image has very many.
 const CHUNK: usize = 64;
+/// Chunks of a sample, beyond which merging them would take its time, but for those that bands cut
+/// short.
+const MOST_CHUNKS: usize = 4096;
 /// Work-items that merge the statistics of a group.
 const MERGE_ITEMS: usize = 64;
 
@@ -75,7 +78,7 @@ pub fn group_norm(
                 pixels: pixels as u32,
                 channels: input.channels as u32,
                 x_channels: input.x_channels as u32,
-                chunk: CHUNK as u32,
+                chunk: input.chunk as u32,
                 first_sample: band.samples.start as u32,
                 samples: band.samples.len() as u32,
                 activation: params.activation as u32,
@@ -99,6 +102,8 @@ struct Input<'a> {
     x_channels: usize,
     /// Pixels of a step along the second axis, by which tensors are cut into bands.
     pixels_per_row: usize,
+    /// Pixels of a chunk.
+    chunk: usize,
 }
 
 impl<'a> Input<'a> {
@@ -133,8 +138,9 @@ impl<'a> Input<'a> {
                 return error(format!("{name} must be [{channels}] f32, got {shape:?} {dtype}"));
             }
         }
-        let pixels_per_row = spatial.iter().product();
-        Ok(Self { x, x2, channels, x_channels, pixels_per_row })
+        let pixels_per_row: usize = spatial.iter().product();
+        let chunk = CHUNK.max((x.shape()[1] * pixels_per_row).div_ceil(MOST_CHUNKS));
+        Ok(Self { x, x2, channels, x_channels, pixels_per_row, chunk })
     }
 
     fn band(&self, band: &Band) -> Result<(BandBuffer<'a>, Option<BandBuffer<'a>>)> {
@@ -142,7 +148,7 @@ impl<'a> Input<'a> {
     }
 
     fn chunks(&self, band: &Band) -> usize {
-        (band.rows.len() * self.pixels_per_row).div_ceil(CHUNK)
+        (band.rows.len() * self.pixels_per_row).div_ceil(self.chunk)
     }
 
     /// Work-groups over (chunk, vector of channels) and samples.
@@ -193,7 +199,7 @@ impl<'a> Input<'a> {
                 groups: params.groups as u32,
                 channels: self.channels as u32,
                 chunks: chunks as u32,
-                chunk: CHUNK as u32,
+                chunk: self.chunk as u32,
                 pixels: (self.x.shape()[1] * self.pixels_per_row) as u32,
                 band_pixels: pixels_per_band as u32,
                 eps: params.eps,
@@ -228,7 +234,7 @@ impl<'a> Input<'a> {
                 pixels: pixels as u32,
                 channels: self.channels as u32,
                 x_channels: self.x_channels as u32,
-                chunk: CHUNK as u32,
+                chunk: self.chunk as u32,
                 chunks: chunks as u32,
                 first_chunk: first_chunk as u32,
                 first_sample: band.samples.start as u32,

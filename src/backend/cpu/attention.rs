@@ -2,6 +2,11 @@
 
 use super::Arguments;
 
+mod fast;
+mod lanes;
+
+pub use fast::fast;
+
 pub fn definition(arguments: &Arguments) {
     let [q, k, v] = ["q", "k", "v"].map(|name| arguments.reals(name));
     let [q_stride, k_stride, v_stride] =

@@ -1,7 +1,13 @@
 //! See `kernels/cast.cl`.
 
-use super::Arguments;
+use rayon::prelude::*;
+
+use super::vector_math::narrow;
+use super::{Arguments, Reals, RealsMut, rows};
 use crate::DType;
+
+/// Elements that a task converts.
+const TASK: usize = 8192;
 
 pub fn definition(arguments: &Arguments) {
     let target = if arguments.parameter("TARGET_F16") != 0 { DType::F16 } else { DType::F32 };
@@ -9,5 +15,18 @@ pub fn definition(arguments: &Arguments) {
     let mut y = arguments.reals_out_as("y", target);
     for index in 0..arguments.size("elements") {
         y.set(index, f64::from(x.get(index)));
+    }
+}
+
+pub fn fast(arguments: &Arguments) {
+    let target = if arguments.parameter("TARGET_F16") != 0 { DType::F16 } else { DType::F32 };
+    let (x, elements) = (arguments.reals("x"), arguments.size("elements"));
+    let y = arguments.reals_out_as("y", target);
+    match (x, y) {
+        (Reals::F32(x), RealsMut::F16(y)) => {
+            let (x, y) = (x[..elements].par_chunks(TASK), y[..elements].par_chunks_mut(TASK));
+            x.zip(y).for_each(|(x, y)| narrow(x, y));
+        }
+        (x, y) => rows::write(y, elements, 1, |start, values| rows::read(&x, start, values)),
     }
 }

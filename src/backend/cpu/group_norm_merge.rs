@@ -1,5 +1,7 @@
 //! See `kernels/group_norm_merge.cl`.
 
+use rayon::prelude::*;
+
 use super::Arguments;
 
 pub fn definition(arguments: &Arguments) {
@@ -40,6 +42,57 @@ pub fn definition(arguments: &Arguments) {
                 factors[2 * sample * channels + channel] = mean as f32;
                 factors[(2 * sample + 1) * channels + channel] = scale as f32;
             }
+        }
+    }
+}
+
+pub fn fast(arguments: &Arguments) {
+    let (partials, gamma) = (arguments.floats("partials"), arguments.floats("gamma"));
+    let (channels, groups) = (arguments.size("channels"), arguments.size("groups"));
+    let (chunks, chunk) = (arguments.size("chunks"), arguments.size("chunk"));
+    let (pixels, band_pixels) = (arguments.size("pixels"), arguments.size("band_pixels"));
+    let eps = f64::from(arguments.float("eps"));
+    let band_chunks = band_pixels.div_ceil(chunk);
+    let counts: Vec<f64> = (0..chunks)
+        .map(|index| {
+            let band = index / band_chunks;
+            let start = band * band_pixels + index % band_chunks * chunk;
+            chunk.min(pixels.min((band + 1) * band_pixels) - start) as f64
+        })
+        .collect();
+    let width = channels / groups;
+    let total = (pixels * width) as f64;
+    let samples = arguments.size("samples");
+    let statistics: Vec<(f64, f64)> = (0..samples * groups)
+        .into_par_iter()
+        .map(|index| {
+            let (sample, group) = (index / groups, index % groups);
+            let chunk_of = |index: usize| {
+                let start = (sample * chunks + index) * 2 * channels + group * width;
+                (&partials[start..start + width], &partials[start + channels..][..width])
+            };
+            let mut sum = 0.0;
+            for (index, count) in counts.iter().enumerate() {
+                sum += count * chunk_of(index).0.iter().map(|mean| f64::from(*mean)).sum::<f64>();
+            }
+            let mean = sum / total;
+            let mut squares = 0.0;
+            for (index, count) in counts.iter().enumerate() {
+                let (means, within) = chunk_of(index);
+                for (other, within) in means.iter().zip(within) {
+                    squares += f64::from(*within) + count * (f64::from(*other) - mean).powi(2);
+                }
+            }
+            (mean, 1.0 / (squares / total + eps).sqrt())
+        })
+        .collect();
+    let factors = arguments.floats_out("factors");
+    for (sample, factors) in factors.chunks_exact_mut(2 * channels).take(samples).enumerate() {
+        let (means, scales) = factors.split_at_mut(channels);
+        for channel in 0..channels {
+            let (mean, normal) = statistics[sample * groups + channel / width];
+            means[channel] = mean as f32;
+            scales[channel] = (f64::from(gamma[channel]) * normal) as f32;
         }
     }
 }

@@ -46,6 +46,7 @@ macro_rules! vectorised {
         }
     };
 }
+pub(crate) use vectorised;
 
 /// The vector instructions that this host has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,37 +187,38 @@ pub fn quick_gelu_of<const FMA: bool>(x: f32) -> f32 {
 }
 
 vectorised! {
-    /// e^x of each.
-    pub fn exp<FMA>(values: &mut [f32]) {
-        values.iter_mut().for_each(|value| *value = exp_of::<FMA>(*value));
-    }
-}
-
-vectorised! {
     /// x * sigmoid(x) of each.
     pub fn silu<FMA>(values: &mut [f32]) {
-        values.iter_mut().for_each(|value| *value = silu_of::<FMA>(*value));
+        for value in values {
+            *value = silu_of::<FMA>(*value);
+        }
     }
 }
 
 vectorised! {
     /// x * Phi(x) of each.
     pub fn gelu<FMA>(values: &mut [f32]) {
-        values.iter_mut().for_each(|value| *value = gelu_of::<FMA>(*value));
+        for value in values {
+            *value = gelu_of::<FMA>(*value);
+        }
     }
 }
 
 vectorised! {
     /// GELU by tanh of each.
     pub fn gelu_tanh<FMA>(values: &mut [f32]) {
-        values.iter_mut().for_each(|value| *value = gelu_tanh_of::<FMA>(*value));
+        for value in values {
+            *value = gelu_tanh_of::<FMA>(*value);
+        }
     }
 }
 
 vectorised! {
     /// x * sigmoid(1.702 x) of each.
     pub fn quick_gelu<FMA>(values: &mut [f32]) {
-        values.iter_mut().for_each(|value| *value = quick_gelu_of::<FMA>(*value));
+        for value in values {
+            *value = quick_gelu_of::<FMA>(*value);
+        }
     }
 }
 

@@ -1,0 +1,39 @@
+//! Rows of any element type as floats, in parallel: what the fast paths of norms have in common.
+
+use rayon::prelude::*;
+
+use super::vector_math::{narrow, widen};
+use super::{Reals, RealsMut};
+
+/// Elements that a task takes: a part of the first cache.
+const TASK: usize = 8192;
+
+/// The elements from `start` on as floats.
+pub fn read(x: &Reals, start: usize, target: &mut [f32]) {
+    match x {
+        Reals::F32(values) => target.copy_from_slice(&values[start..start + target.len()]),
+        Reals::F16(values) => widen(&values[start..start + target.len()], target),
+    }
+}
+
+/// Has `fill` write `rows` rows of `width` elements, a few at a time: it is told the first element
+/// and given the place of its rows.
+pub fn write(y: RealsMut, rows: usize, width: usize, fill: impl Fn(usize, &mut [f32]) + Sync) {
+    let length = (TASK / width).max(1) * width;
+    match y {
+        RealsMut::F32(y) => y[..rows * width]
+            .par_chunks_mut(length)
+            .enumerate()
+            .for_each(|(index, values)| fill(index * length, values)),
+        RealsMut::F16(y) => {
+            y[..rows * width].par_chunks_mut(length).enumerate().for_each_init(
+                || vec![0.0; length],
+                |scratch, (index, halves)| {
+                    let values = &mut scratch[..halves.len()];
+                    fill(index * length, values);
+                    narrow(values, halves);
+                },
+            );
+        }
+    }
+}
