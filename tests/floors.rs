@@ -67,8 +67,8 @@ fn code(path: &Path) -> String {
             rest[2 + hashes..].find(&end).map_or(1, |at| 2 + hashes + at + end.len())
         } else if first == '"' {
             string_length(rest)
-        } else if rest.starts_with("'\\") {
-            2 + rest[2..].find('\'').map_or(0, |at| at + 1)
+        } else if let Some(escaped) = rest.strip_prefix("'\\") {
+            2 + escaped.find('\'').map_or(0, |at| at + 1)
         } else if first == '\'' && rest.chars().nth(2) == Some('\'') {
             rest.char_indices().nth(3).map_or(rest.len(), |(at, _)| at)
         } else {

@@ -276,7 +276,7 @@ impl Backend for OpenCl {
             .map_err(|code| failed_with_memory("clEnqueueCopyBuffer", code, region.target.bytes()))
     }
 
-    /// Argument names are kept for [`check_names`].
+    /// Argument names are kept, to be compared with those of the first launch.
     fn options(&self, source: &ProgramSource) -> String {
         let mut options = String::from("-cl-std=CL1.2 -cl-fast-relaxed-math -cl-kernel-arg-info");
         options.push_str(match source.dtype {

@@ -11,7 +11,7 @@ use crate::{DType, Error, Result, knob};
 
 impl Device {
     /// Opens the device that `wanted` names: `auto`, or the id of one of
-    /// [`detect`](crate::hardware::detect)'s entries.
+    /// [`detect`]'s entries.
     ///
     /// `auto` is the best GPU on which a small kernel gives the right result, and the host where
     /// there is none: a driver that is there but does not work is passed over with a warning and
@@ -37,7 +37,7 @@ impl Device {
         }
     }
 
-    /// Opens one of [`detect`](crate::hardware::detect)'s entries.
+    /// Opens one of [`detect`]'s entries.
     ///
     /// # Errors
     ///
