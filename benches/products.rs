@@ -115,7 +115,7 @@ fn measure(device: &Device, options: &Options) -> Result<()> {
             Ok(values(outputs * channels * 9))
         })?;
         let padding = Padding::same(1);
-        let params = Conv2d { kernel: [3, 3], stride, padding, upsample: false };
+        let params = Conv2d { kernel: [3, 3], stride, padding, upsample: false, crop: [0, 0] };
         let flop = 2 * 9 * channels * outputs * (side / stride).pow(2);
         report(&name, flop, repeat, || ops::conv2d(&x, &weights, &params, Epilogue::default()))?;
     }

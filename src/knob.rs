@@ -61,10 +61,9 @@ pub fn cache_dir() -> Result<Option<PathBuf>> {
 ///
 /// # Errors
 ///
-/// [`Error::Argument`] if `ELLESMERE_DEVICE` is empty or no text.
+/// [`Error::Argument`] if `ELLESMERE_DEVICE` cannot be a device's name.
 pub fn device() -> Result<String> {
-    let device = parse_text(DEVICE, std::env::var_os(DEVICE))?;
-    Ok(device.unwrap_or_else(|| "auto".to_owned()))
+    parse_device(std::env::var_os(DEVICE))
 }
 
 /// Names of devices that tests demand, in lower case.
@@ -89,6 +88,16 @@ fn parse_cache_dir(value: Option<OsString>) -> Result<Option<PathBuf>> {
             Ok(Some(path))
         }
     }
+}
+
+fn parse_device(value: Option<OsString>) -> Result<String> {
+    let Some(text) = parse_text(DEVICE, value)? else { return Ok("auto".to_owned()) };
+    let numbered = text.split_once(':').is_some_and(|(_, number)| number.parse::<u32>().is_ok());
+    if numbered || text == "auto" || text == "cpu" {
+        return Ok(text);
+    }
+    let detail = format!("expected auto, cpu or an id such as opencl:0, got {text:?}");
+    Err(Error::argument(DEVICE, detail))
 }
 
 fn parse_text(name: &str, value: Option<OsString>) -> Result<Option<String>> {
@@ -124,6 +133,19 @@ mod tests {
             "ELLESMERE_CACHE_DIR: expected an absolute path or \"off\", got \"programs\"";
         assert_eq!(error, expected);
         assert!(parse("").is_err());
+    }
+
+    #[test]
+    fn a_device_is_auto_cpu_or_numbered() {
+        let parse = |text: &str| parse_device(Some(text.into()));
+        assert_eq!(parse_device(None).unwrap(), "auto");
+        for name in ["auto", "cpu", "opencl:0"] {
+            assert_eq!(parse(name).unwrap(), name);
+        }
+        for name in ["", "gpu", "opencl", "opencl:x"] {
+            let error = parse(name).unwrap_err().to_string();
+            assert!(error.starts_with("ELLESMERE_DEVICE: expected "), "{error}");
+        }
     }
 
     #[test]

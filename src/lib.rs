@@ -76,6 +76,7 @@
 //! | latent, timestep, sigma, scheduler, guidance scale | as diffusers has them |
 
 pub mod backend;
+pub mod bench;
 pub mod device;
 pub mod dtype;
 pub mod error;

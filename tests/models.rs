@@ -15,7 +15,7 @@ use ellesmere::models::files::{ModelFiles, Variant};
 use ellesmere::models::unet::UNet;
 use ellesmere::models::vae::{VaeDecoder, VaeEncoder};
 use ellesmere::nn::TensorSource;
-use ellesmere::{DType, Device, Result, Tensor};
+use ellesmere::{DType, Device, DeviceOptions, Result, Tensor};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 use tempfile::TempDir;
@@ -220,7 +220,7 @@ fn run_all(device: &Device, dtype: DType, files: &ModelFiles, [height, width]: [
 #[test]
 fn a_dry_run_holds_what_the_real_run_holds() {
     let golden = Golden::open("sd15");
-    for device in common::devices() {
+    for device in common::open_devices(&DeviceOptions::default()) {
         for dtype in DType::ALL {
             device.memory().trim();
             device.memory().reset_peaks();
@@ -350,10 +350,20 @@ fn full_size_models_fit_in_3_2_gigabytes_at_512_pixels() {
         for _ in 0..2 {
             unet.forward(&latents, &[1.0; 2], &context).unwrap();
         }
-        let steps = device.memory_stats().peak_held_bytes;
+        let steps = device.memory_stats();
+        // Blocks of the steps' sizes are of no use to the decoder.
+        device.memory().trim();
+        device.memory().reset_peaks();
         vae.decode(&zeros(&[1, 64, 64, 4])).unwrap();
-        let peak = device.memory_stats().peak_held_bytes;
-        println!("{kind}: weights {weights} B, peak of the steps {steps} B, of all {peak} B");
+        let decode = device.memory_stats();
+        println!(
+            "{kind}: weights {weights} B; steps held {} B, live {} B; decoder held {} B, live {} B",
+            steps.peak_held_bytes,
+            steps.peak_live_bytes,
+            decode.peak_held_bytes,
+            decode.peak_live_bytes
+        );
+        let peak = steps.peak_held_bytes.max(decode.peak_held_bytes);
         assert!(peak <= 3_200_000_000, "{kind}: {peak} B");
     }
 }

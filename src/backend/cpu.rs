@@ -84,6 +84,11 @@ const KERNELS: &[Kernel] = &[
 /// Outputs in a panel of weights, as `ops::PANEL`.
 pub(crate) const PANEL: usize = 32;
 
+/// Whether a kernel has a fast path beside its definition; `None` if it has no definition.
+pub fn has_fast_path(kernel: &str) -> Option<bool> {
+    KERNELS.iter().find(|entry| entry.name == kernel).map(|entry| entry.fast.is_some())
+}
+
 /// The host as a device.
 pub struct Cpu {
     info: DeviceInfo,

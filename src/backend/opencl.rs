@@ -9,9 +9,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use cl3::command_queue::{
-    CL_QUEUE_PROFILING_ENABLE, create_command_queue, enqueue_copy_buffer, enqueue_nd_range_kernel,
-    enqueue_read_buffer, enqueue_write_buffer,
+    CL_QUEUE_PROFILING_ENABLE, create_command_queue, enqueue_copy_buffer,
+    enqueue_marker_with_wait_list, enqueue_nd_range_kernel, enqueue_read_buffer,
+    enqueue_write_buffer,
 };
+use cl3::device::{CL_DEVICE_PROFILING_TIMER_RESOLUTION, get_device_info};
 use cl3::error_codes::{CL_MEM_OBJECT_ALLOCATION_FAILURE, CL_OUT_OF_HOST_MEMORY};
 use cl3::kernel::{CL_KERNEL_ARG_NAME, CL_KERNEL_NUM_ARGS};
 use cl3::memory::CL_MEM_READ_WRITE;
@@ -26,7 +28,8 @@ mod handle;
 mod info;
 
 use handle::{
-    ClKernel, ClProgram, Context, Event, Memory, Queue, described, failed, failed_with_memory,
+    ClKernel, ClProgram, ClTimer, Context, Event, Memory, Queue, described, failed,
+    failed_with_memory,
 };
 pub use info::{Enumeration, Found, enumerate};
 
@@ -38,6 +41,7 @@ pub struct OpenCl {
     context: Context,
     device: info::DeviceId,
     info: DeviceInfo,
+    has_clock: bool,
     unflushed: AtomicU32,
 }
 
@@ -70,11 +74,15 @@ impl OpenCl {
         let device = found.id;
         let context = cl3::context::create_context(&[device.0], ptr::null(), None, ptr::null_mut());
         let context = Context::new(context.map_err(|code| failed("clCreateContext", code))?);
+        // rusticl 22.3, which has none, gives every event the times 2 and 3.
+        let resolution = get_device_info(device.0, CL_DEVICE_PROFILING_TIMER_RESOLUTION);
+        let has_clock = resolution.is_ok_and(|resolution| usize::from(resolution) > 0);
+        let properties = if has_clock { CL_QUEUE_PROFILING_ENABLE } else { 0 };
         // SAFETY: the context was made for this device.
-        let queue =
-            unsafe { create_command_queue(context.raw(), device.0, CL_QUEUE_PROFILING_ENABLE) };
+        let queue = unsafe { create_command_queue(context.raw(), device.0, properties) };
         let queue = Queue::new(queue.map_err(|code| failed("clCreateCommandQueue", code))?);
-        Ok(Self { queue, context, device, info: found.info.clone(), unflushed: AtomicU32::new(0) })
+        let (info, unflushed) = (found.info.clone(), AtomicU32::new(0));
+        Ok(Self { queue, context, device, info, has_clock, unflushed })
     }
 
     fn finish_build(&self, source: &ProgramSource, program: ClProgram) -> Result<Program> {
@@ -347,10 +355,66 @@ impl Backend for OpenCl {
             code => failed("clEnqueueNDRangeKernel", code),
         })?;
         self.launched();
-        Ok(Box::new(Event::new(event)))
+        Ok(Box::new(ClTimer { event: Event::new(event), has_clock: self.has_clock }))
     }
 
     fn finish(&self) -> Result<()> {
+        // rusticl 22.3 waits for what is not flushed yet, and for nothing if all of it is.
+        // SAFETY: the wait list is empty.
+        let marker = unsafe { enqueue_marker_with_wait_list(self.queue.raw(), 0, ptr::null()) };
+        marker.map(Event::new).map_err(|code| failed("clEnqueueMarkerWithWaitList", code))?;
         cl3::command_queue::finish(self.queue.raw()).map_err(|code| failed("clFinish", code))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cl3::event::{CL_COMPLETE, CL_EVENT_COMMAND_EXECUTION_STATUS, get_event_info};
+
+    use super::*;
+
+    /// A launch that takes a while.
+    const SLOW: &str = "
+        __kernel void slow(__global float *y, const uint turns)
+        {
+            float sum = y[get_global_id(0)];
+            for (uint turn = 0; turn < turns; turn++)
+                sum = sum * 0.5f + 1.0f;
+            y[get_global_id(0)] = sum;
+        }";
+
+    #[test]
+    fn finish_waits_for_what_was_flushed_before() {
+        for found in enumerate().devices.iter().filter(|found| found.unusable.is_none()) {
+            let backend = OpenCl::open(found).unwrap();
+            let (dtype, parameters) = (DType::F32, Vec::new());
+            let source = ProgramSource { kernel: "slow", dtype, parameters, source: SLOW };
+            let program = backend.build(&source).unwrap();
+            let compiled: &Compiled = program.handle();
+            let buffer = backend.allocate(256).unwrap();
+            backend.write(&buffer, 0, &[0; 256]).unwrap();
+            let kernel = compiled.kernel.lock().unwrap();
+            set_argument(&kernel, 0, Value::Output(&buffer)).unwrap();
+            set_argument(&kernel, 1, Value::U32(1_000_000)).unwrap();
+            let (global, local) = ([64, 1, 1], [64, 1, 1]);
+            // SAFETY: all arguments are set.
+            let event = Event::new(unsafe {
+                enqueue_nd_range_kernel(
+                    backend.queue.raw(),
+                    kernel.raw(),
+                    3,
+                    ptr::null(),
+                    global.as_ptr(),
+                    local.as_ptr(),
+                    0,
+                    ptr::null(),
+                )
+                .unwrap()
+            });
+            cl3::command_queue::flush(backend.queue.raw()).unwrap();
+            backend.finish().unwrap();
+            let status = get_event_info(event.raw(), CL_EVENT_COMMAND_EXECUTION_STATUS).unwrap();
+            assert_eq!(i32::from(status), CL_COMPLETE, "{}", found.info.platform);
+        }
     }
 }

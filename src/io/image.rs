@@ -3,13 +3,11 @@
 use std::io::Cursor;
 use std::path::Path;
 
-use fast_image_resize::images::ImageRef;
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::error::{ImageError, LimitError, LimitErrorKind};
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
 use super::mmap::FileBytes;
-use super::one_line;
+use super::{one_line, resize};
 use crate::{Error, Result};
 
 /// The longest side of a picture that is read or made.
@@ -95,9 +93,8 @@ impl Image {
             .map_err(|error| Error::file(path, one_line(error)))
     }
 
-    /// The picture at another size: each new pixel weighs the old ones by a Lanczos window of
-    /// three, wide enough not to alias where the picture shrinks. Pillow's answer, to one level
-    /// of 255.
+    /// The picture at another size, by a Lanczos window that does not alias where the picture
+    /// shrinks: what Pillow makes, by which diffusers resizes a start image.
     ///
     /// # Errors
     ///
@@ -111,16 +108,9 @@ impl Image {
             let detail = format!("expected sides of 1 to {LONGEST_SIDE}, got {width}x{height}");
             return Err(Error::shape("image", detail));
         }
-        let options = ResizeOptions::new()
-            .resize_alg(ResizeAlg::Convolution(FilterType::Lanczos3))
-            .use_alpha(false);
-        let source = ImageRef::new(self.width, self.height, &self.pixels, PixelType::U8x3)
-            .map_err(|error| Error::shape("image", one_line(error)))?;
-        let mut target = fast_image_resize::images::Image::new(width, height, PixelType::U8x3);
-        Resizer::new()
-            .resize(&source, &mut target, &options)
-            .map_err(|error| Error::shape("image", one_line(error)))?;
-        Self::new(width, height, target.into_vec())
+        let size = [self.height as usize, self.width as usize];
+        let pixels = resize::lanczos(&self.pixels, size, [height as usize, width as usize]);
+        Self::new(width, height, pixels)
     }
 
     /// The number of columns.

@@ -19,6 +19,7 @@ pub mod atomic;
 pub mod image;
 pub mod mmap;
 pub mod png;
+mod resize;
 pub mod safetensors;
 
 /// The longest piece of a file that a message repeats, in characters.

@@ -10,13 +10,16 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::{atomic, mmap::FileBytes, one_line};
 use crate::{Error, Result};
 
 /// The longest header that is read: what the `safetensors` crate allows.
 const HEADER_LIMIT_BYTES: u64 = 100_000_000;
+
+/// The most axes that a tensor may have; convolutions over video have five.
+const MOST_AXES: usize = 8;
 
 /// The header's length field.
 const LENGTH_BYTES: usize = 8;
@@ -275,8 +278,35 @@ impl<'de> Deserialize<'de> for Header {
 #[derive(serde::Deserialize)]
 struct Entry {
     dtype: String,
+    #[serde(deserialize_with = "shape")]
     shape: Vec<u64>,
     data_offsets: [u64; 2],
+}
+
+/// A shape of at most [`MOST_AXES`] sizes: a list of millions is refused before it is kept.
+fn shape<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u64>, D::Error> {
+    struct Sizes;
+
+    impl<'de> Visitor<'de> for Sizes {
+        type Value = Vec<u64>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a shape of at most {MOST_AXES} axes")
+        }
+
+        fn visit_seq<S: SeqAccess<'de>>(self, mut list: S) -> Result<Vec<u64>, S::Error> {
+            let mut sizes = Vec::new();
+            while let Some(size) = list.next_element()? {
+                if sizes.len() == MOST_AXES {
+                    return Err(S::Error::invalid_length(MOST_AXES + 1, &self));
+                }
+                sizes.push(size);
+            }
+            Ok(sizes)
+        }
+    }
+
+    deserializer.deserialize_seq(Sizes)
 }
 
 impl Entry {
@@ -437,6 +467,15 @@ mod tests {
             assert!(message.contains(expected), "{why}: {message}");
             assert!(message.starts_with("a.safetensors: "), "{why}: {message}");
         }
+    }
+
+    #[test]
+    fn a_shape_without_end_is_refused() {
+        let axes = "1,".repeat(1_000_000);
+        let header = format!(r#"{{"x":{{"dtype":"F32","shape":[{axes}1],"data_offsets":[0,4]}}}}"#);
+        let message = message(file(&header, &[0; 4]));
+        let expected = "tensor x: invalid length 9, expected a shape of at most 8 axes";
+        assert!(message.contains(expected), "{message}");
     }
 
     #[test]

@@ -112,8 +112,8 @@ pub fn plan(problem: &Problem, info: &DeviceInfo) -> Algorithm {
 ///   block's time embedding, which a [`gemm`] gives)
 /// - residual: the result's shape and element type
 /// - result: `[N, oH, oW, O]`, of the element type of `x`, with
-///   `oH = (H + top + bottom - kH) / stride + 1`, where H counts twice with `upsample`, then without what `crop`
-///   leaves out; oW likewise
+///   `oH = (H + top + bottom - kH) / stride + 1`, where H counts twice with `upsample`, less what
+///   `crop` leaves out; oW likewise
 ///
 /// # Errors
 ///

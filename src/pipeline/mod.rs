@@ -226,10 +226,13 @@ impl Pipeline {
     }
 
     fn scheduler(&self, request: &Request) -> Result<Scheduler> {
-        let config = match request.scheduler {
-            Some(kind) => self.scheduler.clone().with_kind(kind),
-            None => self.scheduler.clone(),
-        };
+        let mut config = self.scheduler.clone();
+        if let Some(kind) = request.scheduler {
+            config = config.with_kind(kind);
+        }
+        if let Some(prediction) = request.prediction_type {
+            config = config.with("prediction_type", prediction.name());
+        }
         Scheduler::new(&config, request.steps)
     }
 
@@ -249,12 +252,25 @@ impl Pipeline {
             report_cut(&negative, observer)?;
             halves.insert(0, negative);
         }
-        let of_each = |tokens: &Tokens| tokens.ids.repeat(request.count);
-        let batches: Vec<Vec<u32>> = match guidance {
-            Guidance::Together => vec![halves.iter().flat_map(of_each).collect()],
-            Guidance::InTurn => halves.iter().map(of_each).collect(),
+        let ids: Vec<u32> = halves.iter().flat_map(|tokens| &tokens.ids).copied().collect();
+        let encoded = self.text_encoder.encode(&ids)?;
+        let &[_, length, width] = encoded.shape() else {
+            unreachable!("a context is [N, tokens, channels]");
         };
-        let contexts = batches.iter().map(|ids| self.text_encoder.encode(ids)).collect();
+        let values = encoded.to_vec()?;
+        drop(encoded);
+        // Each half once for every picture.
+        let halves: Vec<Vec<f32>> =
+            values.chunks_exact(length * width).map(|half| half.repeat(request.count)).collect();
+        let batches = match guidance {
+            Guidance::Together => vec![halves.concat()],
+            Guidance::InTurn => halves,
+        };
+        let upload = |values: &Vec<f32>| {
+            let shape = [values.len() / (length * width), length, width];
+            Tensor::from_slice(&self.device, &shape, self.dtype, values)
+        };
+        let contexts = batches.iter().map(upload).collect();
         self.device.memory().trim();
         contexts
     }

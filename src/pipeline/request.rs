@@ -1,6 +1,6 @@
 //! What to draw.
 
-use crate::pipeline::scheduler::SchedulerKind;
+use crate::pipeline::scheduler::{PredictionType, SchedulerKind};
 use crate::{Error, Result};
 
 /// A picture to draw, as diffusers' `StableDiffusionPipeline` and `StableDiffusionImg2ImgPipeline`
@@ -21,6 +21,9 @@ pub struct Request {
     pub guidance_scale: f32,
     /// The scheduler; the one of the model's files if not given.
     pub scheduler: Option<SchedulerKind>,
+    /// What the UNet was trained to predict; what the model's files say if not given. A single-file
+    /// checkpoint does not tell, and then `epsilon` is taken.
+    pub prediction_type: Option<PredictionType>,
     /// Where the noise starts, as in `torch.Generator("cpu").manual_seed(seed)`.
     pub seed: u64,
     /// How many pictures to draw together, from one sequence of noise.
@@ -48,6 +51,7 @@ impl Default for Request {
             steps: 20,
             guidance_scale: 7.5,
             scheduler: None,
+            prediction_type: None,
             seed: 0,
             count: 1,
             init_image: None,

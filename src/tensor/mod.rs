@@ -159,7 +159,7 @@ impl Tensor {
 
     /// A tensor whose values an op is about to write.
     pub(crate) fn empty(device: &Device, shape: &[usize], dtype: DType) -> Result<Self> {
-        Self::empty_in_bands(device, shape, dtype, 1)
+        Self::empty_in_bands(device, shape, dtype, None)
     }
 
     /// As [`Tensor::empty`], in at least as many bands as `like` has, and the very same ones
@@ -172,7 +172,7 @@ impl Tensor {
         device: &Device,
         shape: &[usize],
         dtype: DType,
-        least_bands: usize,
+        least_bands: Option<usize>,
     ) -> Result<Self> {
         let elements = shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
         let bytes = elements.and_then(|elements| elements.checked_mul(dtype.size()));
@@ -189,20 +189,18 @@ impl Tensor {
         let max_bytes = device.memory().max_allocation_bytes();
         let allocate = |bytes| device.memory().allocate(bytes as u64, Lifetime::Transient);
         let mut rows_per_band = rows;
-        if bytes as u64 > max_bytes || least_bands > 1 {
+        let mut blocks = Vec::new();
+        if bytes as u64 <= max_bytes && least_bands.is_none() {
+            blocks.push(allocate(bytes)?);
+        } else {
             // A quarter is left for the rows that a convolution reads beside its own.
             let row_bytes = bytes / (samples * rows);
             let most_rows = (max_bytes as usize / 4 * 3 / row_bytes).max(1);
-            rows_per_band = rows.div_ceil(least_bands).min(most_rows);
-        }
-        let mut blocks = Vec::new();
-        if rows_per_band == rows && bytes as u64 <= max_bytes {
-            blocks.push(allocate(bytes)?);
-        } else {
+            rows_per_band = rows.div_ceil(least_bands.unwrap_or(1)).min(most_rows);
             for _ in 0..samples {
                 for start in (0..rows).step_by(rows_per_band) {
                     let band_rows = rows_per_band.min(rows - start);
-                    blocks.push(allocate(bytes / (samples * rows) * band_rows)?);
+                    blocks.push(allocate(row_bytes * band_rows)?);
                 }
             }
         }
@@ -210,28 +208,39 @@ impl Tensor {
         Ok(Self { device, shape, dtype, blocks: Arc::new(blocks), rows_per_band })
     }
 
-    /// The same values under another shape.
+    /// The same values under another shape: the same memory, unless the tensor lies in several
+    /// blocks that cut the new rows.
     ///
     /// # Errors
     ///
     /// [`Error::Shape`] if the shapes do not hold as many elements, or if the tensor lies in
-    /// several blocks and the new rows do not end where they do.
+    /// several blocks and the number of samples changes; [`Error::OutOfMemory`].
     pub fn reshape(&self, shape: &[usize]) -> Result<Self> {
         let error = |detail| Err(Error::shape("reshape", detail));
         if shape.iter().product::<usize>() != self.shape.iter().product::<usize>() {
             return error(format!("{shape:?} does not hold the elements of {:?}", self.shape));
         }
-        let rows_of = |shape: &[usize]| *shape.get(1).unwrap_or(&1);
-        let mut rows_per_band = rows_of(shape);
-        if self.blocks.len() > 1 {
-            let band_elements = self.rows_per_band * self.shape[2..].iter().product::<usize>();
-            let row_elements = shape[2.min(shape.len())..].iter().product::<usize>();
-            if shape[0] != self.shape[0] || !band_elements.is_multiple_of(row_elements) {
-                return error(format!("{:?} lies in bands that {shape:?} cuts", self.shape));
-            }
-            rows_per_band = band_elements / row_elements;
+        let (mut result, rows) = (self.clone(), *shape.get(1).unwrap_or(&1));
+        (result.shape, result.rows_per_band) = (shape.to_vec(), rows);
+        if self.blocks.len() == 1 {
+            return Ok(result);
         }
-        Ok(Self { shape: shape.to_vec(), rows_per_band, ..self.clone() })
+        if shape[0] != self.shape[0] {
+            return error(format!("{:?} lies in blocks that {shape:?} joins", self.shape));
+        }
+        let band_elements = self.rows_per_band * self.row_elements();
+        if band_elements.is_multiple_of(result.row_elements()) {
+            result.rows_per_band = band_elements / result.row_elements();
+            return Ok(result);
+        }
+        let result =
+            Self::empty_in_bands(&self.device, shape, self.dtype, self.bands_per_sample())?;
+        for band in result.bands() {
+            let row = result.row_elements();
+            let elements = band.rows.start * row..band.rows.end * row;
+            self.copy_elements(band.samples.start, elements, result.output(&band), 0)?;
+        }
+        Ok(result)
     }
 
     /// Where it lies.
@@ -249,11 +258,17 @@ impl Tensor {
         self.dtype
     }
 
-    fn bands_per_sample(&self) -> usize {
+    /// `None` where one block holds all samples.
+    fn bands_per_sample(&self) -> Option<usize> {
         match self.blocks.len() {
-            1 => 1,
-            count => count / self.shape[0],
+            1 => None,
+            count => Some(count / self.shape[0]),
         }
+    }
+
+    /// Elements of one row of one sample.
+    fn row_elements(&self) -> usize {
+        self.shape.get(2..).unwrap_or(&[]).iter().product()
     }
 
     /// The parts that one launch can write, in the order of the elements.
@@ -297,37 +312,50 @@ impl Tensor {
         if let Some(index) = own.iter().position(|own| own == band) {
             return Ok(BandBuffer::Own(self.blocks[index].buffer()));
         }
-        let row_bytes =
-            self.shape.get(2..).unwrap_or(&[]).iter().product::<usize>() * self.dtype.size();
-        let bytes = band.samples.len() * band.rows.len() * row_bytes;
-        let target = self.device.memory().allocate(bytes as u64, Lifetime::Transient)?;
-        let mut target_offset = 0;
-        for sample in band.samples.clone() {
-            for (part, block) in own.iter().zip(self.blocks.iter()) {
-                let rows = part.rows.start.max(band.rows.start)..part.rows.end.min(band.rows.end);
-                if !part.samples.contains(&sample) || rows.is_empty() {
-                    continue;
-                }
-                let skipped =
-                    (sample - part.samples.start) * part.rows.len() + rows.start - part.rows.start;
-                let bytes = (rows.len() * row_bytes) as u64;
-                self.device.backend().copy(&CopyRegion {
-                    source: block.buffer(),
-                    source_offset: (skipped * row_bytes) as u64,
-                    target: target.buffer(),
-                    target_offset,
-                    bytes,
-                })?;
-                target_offset += bytes;
-            }
+        let row = self.row_elements();
+        let sample_bytes = (band.rows.len() * row * self.dtype.size()) as u64;
+        let bytes = band.samples.len() as u64 * sample_bytes;
+        let target = self.device.memory().allocate(bytes, Lifetime::Transient)?;
+        for (index, sample) in band.samples.clone().enumerate() {
+            let elements = band.rows.start * row..band.rows.end * row;
+            let offset = index as u64 * sample_bytes;
+            self.copy_elements(sample, elements, target.buffer(), offset)?;
         }
         Ok(BandBuffer::Gathered(target))
     }
 
+    /// Copies elements of one sample to `target`, from the byte `offset` on.
+    fn copy_elements(
+        &self,
+        sample: usize,
+        elements: Range<usize>,
+        target: &Buffer,
+        mut offset: u64,
+    ) -> Result<()> {
+        let row = self.row_elements();
+        for (band, block) in self.bands().iter().zip(self.blocks.iter()) {
+            let held = band.rows.start * row..band.rows.end * row;
+            let wanted = held.start.max(elements.start)..held.end.min(elements.end);
+            if !band.samples.contains(&sample) || wanted.is_empty() {
+                continue;
+            }
+            let before = (sample - band.samples.start) * held.len() + wanted.start - held.start;
+            let bytes = (wanted.len() * self.dtype.size()) as u64;
+            self.device.backend().copy(&CopyRegion {
+                source: block.buffer(),
+                source_offset: (before * self.dtype.size()) as u64,
+                target,
+                target_offset: offset,
+                bytes,
+            })?;
+            offset += bytes;
+        }
+        Ok(())
+    }
+
     /// How many elements a band has.
     pub(crate) fn elements(&self, band: &Band) -> usize {
-        let rest: usize = self.shape.get(2..).unwrap_or(&[]).iter().product();
-        band.samples.len() * band.rows.len() * rest
+        band.row_count() * self.row_elements()
     }
 }
 

@@ -222,8 +222,14 @@ fn check_picture(bytes: &[u8]) {
     }
 }
 
+/// `PROPTEST_CASES` asks for more.
+fn at_least(cases: u32) -> ProptestConfig {
+    let config = ProptestConfig::default();
+    ProptestConfig { cases: config.cases.max(cases), ..config }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(at_least(2000))]
 
     #[test]
     fn safetensors(damage in damage(), in_header in any::<bool>()) {
@@ -275,7 +281,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(at_least(200))]
 
     #[test]
     fn tokenizers(damage in damage(), edits in edits(), prompt in "\\PC{0,80}") {

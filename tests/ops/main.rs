@@ -3,12 +3,12 @@
 #[path = "../common/mod.rs"]
 mod common;
 
-mod conv2d;
-mod gemm;
 mod attention;
 mod cast;
+mod conv2d;
 mod embeddings;
 mod gaussian_sample;
 mod geglu;
+mod gemm;
 mod group_norm;
 mod layer_norm;

@@ -151,7 +151,7 @@ pub fn fast(arguments: &Arguments) {
             bias: arguments.optional_floats("bias"),
             sample_bias: arguments.optional_reals("sample_bias"),
             sample_rows,
-            activation: arguments.size("activation"),
+            activation: arguments.size("activation") as u32,
             residual: arguments.optional_reals("residual"),
         },
     };

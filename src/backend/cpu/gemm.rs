@@ -63,7 +63,7 @@ pub fn fast(arguments: &Arguments) {
         bias: arguments.optional_floats("bias"),
         sample_bias: None,
         sample_rows: rows,
-        activation: arguments.size("activation"),
+        activation: arguments.size("activation") as u32,
         residual: arguments.optional_reals("residual"),
     };
     let outputs = arguments.size("outputs");

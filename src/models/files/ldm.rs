@@ -345,7 +345,7 @@ mod tests {
             let found = [unet_name(stored, 2), vae_name(stored, 4), clip_name(stored)];
             let found: Vec<_> = found.into_iter().flatten().collect();
             let expected = renewed(what["name"].as_str().unwrap());
-            assert_eq!(found, [expected.clone()], "{stored}");
+            assert_eq!(found, std::slice::from_ref(&expected), "{stored}");
             mapped.insert(expected);
         }
         let mut all = BTreeSet::new();

@@ -6,8 +6,9 @@ use crate::io::mmap::FileBytes;
 use crate::io::{read_text, text_of};
 use crate::{Error, Result};
 
-/// The longest text file that is read: vocabularies are the largest, at 1 to 4 MB.
-const TEXT_LIMIT_BYTES: u64 = 64 << 20;
+/// The longest text file that is read: vocabularies are the largest, at 1 to 4 MB. Parsed
+/// JSON can be twenty times as large.
+const TEXT_LIMIT_BYTES: u64 = 16 << 20;
 
 /// A folder of files, by their paths inside it.
 pub(super) enum Source {

@@ -82,6 +82,8 @@ impl VaeDecoder {
         let mut x = self.mid.forward(x)?;
         for block in &self.up {
             x = block.forward(x)?;
+            // The blocks of the smaller picture are too small for anything of the larger one.
+            x.device().memory().trim();
         }
         let normed = self.norm_out.forward(&x)?;
         drop(x);

@@ -1,7 +1,7 @@
 //! DDIM: Song et al., "Denoising Diffusion Implicit Models", formulas 12 and 16.
 
-use super::prediction::original_of_unit_variance;
-use super::settings::{PredictionType, Settings};
+use super::prediction::{PredictionType, original_of_unit_variance};
+use super::settings::Settings;
 use super::tables::{cumulative_alphas, require_signal, spaced_timesteps};
 use super::{Noise, Solver};
 use crate::Result;

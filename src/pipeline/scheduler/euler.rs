@@ -1,8 +1,8 @@
 //! Euler's method: algorithm 2 of Karras et al., "Elucidating the Design Space of Diffusion-Based
 //! Generative Models", without churn.
 
-use super::prediction::original_of_added_noise;
-use super::settings::{FinalSigmas, PredictionType, Settings, TimestepSpacing, TimestepType};
+use super::prediction::{PredictionType, original_of_added_noise};
+use super::settings::{FinalSigmas, Settings, TimestepSpacing, TimestepType};
 use super::tables::{Sigmas, karras_sigmas, ln, spaced_timesteps};
 use super::{Noise, Solver};
 use crate::Result;

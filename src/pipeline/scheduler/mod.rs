@@ -38,6 +38,7 @@ mod unipc;
 
 pub use config::SchedulerConfig;
 pub use kind::SchedulerKind;
+pub use prediction::PredictionType;
 
 use crate::pipeline::noise::{Generator, normal_batch};
 use crate::{Error, Result};

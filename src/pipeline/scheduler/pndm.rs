@@ -4,7 +4,8 @@
 //! Runge-Kutta steps of four calls each (PRK), or, as Stable Diffusion has it, from shorter
 //! formulas, the second call going over the first step again.
 
-use super::settings::{PredictionType, Settings};
+use super::prediction::PredictionType;
+use super::settings::Settings;
 use super::tables::{cumulative_alphas, require_signal, spaced_timesteps};
 use super::{Noise, Solver};
 use crate::{Error, Result};

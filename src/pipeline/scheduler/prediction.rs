@@ -1,6 +1,50 @@
 //! From what a model says to the picture that it means.
 
-use super::settings::PredictionType;
+use std::str::FromStr;
+
+use serde::Deserialize;
+
+use crate::Error;
+
+/// What the model's output means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PredictionType {
+    /// `epsilon`: the noise.
+    Epsilon,
+    /// `v_prediction`: the velocity `alpha * noise - sigma * original`.
+    VPrediction,
+    /// `sample`: the original sample.
+    Sample,
+}
+
+impl PredictionType {
+    /// Every type.
+    pub const ALL: [PredictionType; 3] =
+        [PredictionType::Epsilon, PredictionType::VPrediction, PredictionType::Sample];
+
+    /// The name in a `scheduler_config.json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            PredictionType::Epsilon => "epsilon",
+            PredictionType::VPrediction => "v_prediction",
+            PredictionType::Sample => "sample",
+        }
+    }
+}
+
+impl FromStr for PredictionType {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        PredictionType::ALL.into_iter().find(|prediction| prediction.name() == text).ok_or_else(
+            || {
+                let detail = format!("expected epsilon, v_prediction or sample, got {text:?}");
+                Error::argument("prediction type", detail)
+            },
+        )
+    }
+}
 
 /// The original sample behind a noisy one of variance 1, `alpha * original + sigma * noise`.
 pub(super) fn original_of_unit_variance(

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::config::{SchedulerConfig, shortened};
 use super::kind::SchedulerKind;
+use super::prediction::PredictionType;
 use crate::Result;
 
 /// How betas grow from `beta_start` to `beta_end`.
@@ -17,18 +18,6 @@ pub(super) enum BetaSchedule {
     ScaledLinear,
     #[serde(rename = "squaredcos_cap_v2")]
     SquaredCosine,
-}
-
-/// What the model's output means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum PredictionType {
-    /// The noise.
-    Epsilon,
-    /// The velocity `alpha * noise - sigma * original`.
-    VPrediction,
-    /// The original sample.
-    Sample,
 }
 
 /// How timesteps are picked from those of training; names after table 2 of Lin et al.,

@@ -5,7 +5,8 @@
 //! alpha differs from 1 by less than 0.001, so that one unit in its last place is already 1e-4 of
 //! the noise.
 
-use super::settings::{BetaSchedule, PredictionType, Settings, TimestepSpacing};
+use super::prediction::PredictionType;
+use super::settings::{BetaSchedule, Settings, TimestepSpacing};
 use crate::{Error, Result};
 
 /// The product of `1 - beta` up to each training timestep: how much of the variance is signal.

@@ -3,11 +3,10 @@
 use std::marker::PhantomData;
 
 use half::f16;
-use half::slice::HalfFloatSliceExt;
 
-use super::tile::Tile;
 use super::unpack;
-use crate::backend::cpu::{PANEL, Reals, RealsMut, activation};
+use crate::backend::cpu::vector_math::{activate, narrow};
+use crate::backend::cpu::{PANEL, Reals, RealsMut};
 
 /// What becomes of a product's sums: `activation(sum + bias + sample_bias) + residual`.
 pub struct Epilogue<'a> {
@@ -16,21 +15,14 @@ pub struct Epilogue<'a> {
     pub sample_bias: Option<Reals<'a>>,
     /// Rows of each sample.
     pub sample_rows: usize,
-    pub activation: usize,
+    pub activation: u32,
     pub residual: Option<Reals<'a>>,
 }
 
 impl Epilogue<'_> {
     /// Takes the `sums` of a tile, rows from `first_row` on of a panel, to `y`.
     #[inline(always)]
-    pub fn store<T: Tile>(
-        &self,
-        sums: &[f32],
-        first_row: usize,
-        panel: usize,
-        outputs: usize,
-        y: &Output,
-    ) {
+    pub fn store(&self, sums: &[f32], first_row: usize, panel: usize, outputs: usize, y: &Output) {
         let first = panel * PANEL;
         let columns = PANEL.min(outputs - first);
         let mut bias = [0.0; PANEL];
@@ -45,7 +37,7 @@ impl Epilogue<'_> {
             if let Some(all) = self.sample_bias {
                 add_reals(&mut values, all, row / self.sample_rows * outputs + first, columns);
             }
-            activation::apply::<T>(self.activation, &mut values);
+            activate(&mut values, self.activation);
             if let Some(residual) = self.residual {
                 add_reals(&mut values, residual, start, columns);
             }
@@ -119,7 +111,7 @@ impl<'a> Output<'a> {
             Start::F16(start) => {
                 // SAFETY: as above.
                 let target = unsafe { std::slice::from_raw_parts_mut(start.add(at), columns) };
-                target.convert_from_f32_slice(&values[..columns]);
+                narrow(&values[..columns], target);
             }
         }
     }

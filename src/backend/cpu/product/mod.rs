@@ -9,9 +9,9 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
+use super::vector_math::{Level, level, widen};
 use super::{PANEL, Reals, RealsMut};
 
 mod epilogue;
@@ -19,10 +19,7 @@ mod tile;
 
 pub use epilogue::Epilogue;
 use epilogue::Output;
-use tile::Isa;
-#[cfg(test)]
-pub use tile::Portable;
-pub use tile::Tile;
+use tile::Tile;
 
 /// The most terms of a block of K: such rows of a tile and such a panel stay in the second cache.
 const DEPTH: usize = 512;
@@ -51,15 +48,18 @@ pub struct Product<'a> {
 
 /// Computes the product of `source` and the weight into `y`.
 pub fn run(product: &Product, source: &impl Rows, y: RealsMut) {
-    let isa = Isa::detect();
-    let grid = Grid::new(product, isa.tile_rows(), rayon::current_num_threads());
+    run_on(level(), product, source, y);
+}
+
+fn run_on(level: Level, product: &Product, source: &impl Rows, y: RealsMut) {
+    let grid = Grid::new(product, tile::tile_rows(level), rayon::current_num_threads());
     let y = Output::new(y, product.rows * product.outputs);
     let tasks = grid.row_tasks * grid.panel_tasks;
     (0..tasks).into_par_iter().with_max_len(1).for_each(|index| {
         SCRATCH.with_borrow_mut(|scratch| {
             // Neighbours share their panels, the larger side where it matters.
             let task = grid.task(index % grid.row_tasks, index / grid.row_tasks);
-            isa.run(product, source, &y, &task, scratch);
+            tile::run(level, product, source, &y, &task, scratch);
         });
     });
 }
@@ -178,7 +178,7 @@ fn run_task<T: Tile>(
                 let sums = &mut sums[place..place + tile.len() * PANEL];
                 T::multiply(&packed[start * STRIDE..], weights, columns, sums, first > 0);
                 if first + depth == product.inputs {
-                    product.epilogue.store::<T>(sums, tile.start, panel, product.outputs, y);
+                    product.epilogue.store(sums, tile.start, panel, product.outputs, y);
                 }
             }
         }
@@ -200,7 +200,7 @@ fn panel_terms<'a>(
         Reals::F32(values) => &values[terms],
         Reals::F16(values) => {
             let decoded = &mut decoded[..depth * PANEL];
-            values[terms].convert_to_f32_slice(decoded);
+            widen(&values[terms], decoded);
             decoded
         }
     }
@@ -212,7 +212,7 @@ pub fn unpack(source: Reals, start: usize, target: &mut [f32]) {
     let range = start..start + target.len();
     match source {
         Reals::F32(values) => target.copy_from_slice(&values[range]),
-        Reals::F16(values) => values[range].convert_to_f32_slice(target),
+        Reals::F16(values) => widen(&values[range], target),
     }
 }
 
@@ -231,6 +231,55 @@ mod tests {
                 next = part.end;
             }
             assert_eq!(next, count);
+        }
+    }
+
+    struct Matrix<'a>(&'a [f32], usize);
+
+    impl Rows for Matrix<'_> {
+        fn pack(&self, row: usize, first: usize, target: &mut [f32]) {
+            target.copy_from_slice(&self.0[row * self.1 + first..][..target.len()]);
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_sums() {
+        // Small integers, whose sums are exact. Rows and outputs that fill no tile and no panel,
+        // either half of a panel, one and several blocks of K.
+        for (rows, outputs, inputs) in
+            [(1usize, 1usize, 1usize), (13, 33, 100), (29, 80, 600), (150, 4, 513)]
+        {
+            let x: Vec<f32> = (0..rows * inputs).map(|i| (i * 7 % 11) as f32 - 5.0).collect();
+            let panels = outputs.div_ceil(PANEL);
+            let weights: Vec<f32> =
+                (0..panels * inputs * PANEL).map(|i| (i * 5 % 13) as f32 - 6.0).collect();
+            let bias: Vec<f32> = (0..outputs).map(|output| output as f32).collect();
+            let expected: Vec<f32> = (0..rows * outputs)
+                .map(|index| {
+                    let (row, output) = (index / outputs, index % outputs);
+                    let start = output / PANEL * inputs * PANEL + output % PANEL;
+                    let terms =
+                        (0..inputs).map(|k| x[row * inputs + k] * weights[start + k * PANEL]);
+                    terms.sum::<f32>() + bias[output]
+                })
+                .collect();
+            for level in [Level::Avx512, Level::Avx2, Level::Portable] {
+                if !tile::has(level) {
+                    continue;
+                }
+                let mut y = vec![f32::NAN; rows * outputs];
+                let epilogue = Epilogue {
+                    bias: Some(&bias),
+                    sample_bias: None,
+                    sample_rows: rows,
+                    activation: 0,
+                    residual: None,
+                };
+                let weights = Reals::F32(&weights);
+                let product = Product { rows, outputs, inputs, weights, epilogue };
+                run_on(level, &product, &Matrix(&x, inputs), RealsMut::F32(&mut y));
+                assert!(y == expected, "{rows} x {outputs} x {inputs} by {level:?}");
+            }
         }
     }
 }

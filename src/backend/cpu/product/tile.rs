@@ -1,79 +1,56 @@
 //! Register tiles: some packed rows times a panel.
 
 use super::{Output, Product, Rows, Scratch, Task, run_task};
-
-/// The instructions that a tile is made of, by what this machine has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Isa {
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    Portable,
-}
+use crate::backend::cpu::vector_math::{Level, level};
 
 /// A register tile of one instruction set.
 pub trait Tile {
     /// Its most rows.
     const ROWS: usize;
-    /// Whether `f32::mul_add` is an instruction.
-    const FUSED: bool;
 
     /// `sums[rows][PANEL] = [sums +] packed[rows][STRIDE] * terms[depth][PANEL]`, at least in the
     /// first `columns`.
     fn multiply(packed: &[f32], terms: &[f32], columns: usize, sums: &mut [f32], add: bool);
 }
 
-impl Isa {
-    /// The best of this machine.
-    pub fn detect() -> Self {
+/// The most rows of a tile for `level`.
+pub fn tile_rows(level: Level) -> usize {
+    match level {
         #[cfg(target_arch = "x86_64")]
-        {
-            let avx2 = is_x86_feature_detected!("avx2")
-                && is_x86_feature_detected!("fma")
-                && is_x86_feature_detected!("f16c");
-            let avx512 = is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512vl")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512dq");
-            match (avx2, avx512) {
-                (true, true) => return Isa::Avx512,
-                (true, false) => return Isa::Avx2,
-                _ => (),
-            }
-        }
-        Isa::Portable
+        Level::Avx512 => x86::Avx512::ROWS,
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => x86::Avx2::ROWS,
+        _ => Portable::ROWS,
     }
+}
 
-    /// The most rows of its tile.
-    pub fn tile_rows(self) -> usize {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => x86::Avx512::ROWS,
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => x86::Avx2::ROWS,
-            Isa::Portable => Portable::ROWS,
-        }
+/// Runs a task with the instructions of `level`, which this host has.
+pub fn run(
+    level: Level,
+    product: &Product,
+    source: &impl Rows,
+    y: &Output,
+    task: &Task,
+    scratch: &mut Scratch,
+) {
+    assert!(has(level), "a level is one of this host's");
+    match level {
+        // SAFETY: the host has the features.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { x86::run_avx512(product, source, y, task, scratch) },
+        // SAFETY: the host has the features.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { x86::run_avx2(product, source, y, task, scratch) },
+        _ => run_task::<Portable>(product, source, y, task, scratch),
     }
+}
 
-    /// Runs a task with these instructions.
-    pub fn run(
-        self,
-        product: &Product,
-        source: &impl Rows,
-        y: &Output,
-        task: &Task,
-        scratch: &mut Scratch,
-    ) {
-        match self {
-            // SAFETY: `detect` is the only source of an `Isa` and has found the instructions.
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => unsafe { x86::run_avx512(product, source, y, task, scratch) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => unsafe { x86::run_avx2(product, source, y, task, scratch) },
-            Isa::Portable => run_task::<Portable>(product, source, y, task, scratch),
-        }
+/// Whether this host runs the instructions of `wanted`: its own level or one below.
+pub fn has(wanted: Level) -> bool {
+    match level() {
+        Level::Avx512 => true,
+        Level::Avx2 => wanted != Level::Avx512,
+        Level::Portable => wanted == Level::Portable,
     }
 }
 
@@ -82,7 +59,6 @@ pub struct Portable;
 
 impl Tile for Portable {
     const ROWS: usize = 4;
-    const FUSED: bool = false;
 
     fn multiply(packed: &[f32], terms: &[f32], _columns: usize, sums: &mut [f32], add: bool) {
         use super::{PANEL, STRIDE};
@@ -115,7 +91,7 @@ mod x86 {
     /// 6 rows by half a panel: 12 sums of 16 registers.
     pub struct Avx2;
 
-    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,f16c")]
     pub fn run_avx512(
         product: &Product,
         source: &impl Rows,
@@ -148,21 +124,20 @@ mod x86 {
 
     impl Tile for Avx512 {
         const ROWS: usize = 12;
-        const FUSED: bool = true;
 
         #[inline(always)]
         fn multiply(packed: &[f32], terms: &[f32], columns: usize, sums: &mut [f32], add: bool) {
             let (rows, depth) = check(packed, terms, sums, Self::ROWS);
             let tile = if columns > 16 { AVX512_WIDE[rows - 1] } else { AVX512_NARROW[rows - 1] };
             // SAFETY: `check` has seen that the slices are as long as the tile's rows and depth
-            // say; only `run_avx512` names this tile, and its caller has found the instructions.
+            // say; only `run_avx512` names this tile, and its caller has seen that
+            // the host has the instructions.
             unsafe { tile(packed.as_ptr(), terms.as_ptr(), depth, sums.as_mut_ptr(), add) }
         }
     }
 
     impl Tile for Avx2 {
         const ROWS: usize = 6;
-        const FUSED: bool = true;
 
         #[inline(always)]
         fn multiply(packed: &[f32], terms: &[f32], columns: usize, sums: &mut [f32], add: bool) {

@@ -1,0 +1,234 @@
+//! Each op at sizes of a real model: how long it takes, and whether it agrees with its definition.
+//!
+//! A [`Case`] is one op; its file is named after it and [`CASES`] lists it. `clbench run` is the
+//! program around this.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::device::Device;
+use crate::profile::Work;
+use crate::tensor::Tensor;
+use crate::{DType, Error, Result};
+
+mod attention;
+mod cast;
+mod conv2d;
+mod gaussian_sample;
+mod geglu;
+mod gemm;
+mod group_norm;
+mod inputs;
+mod layer_norm;
+mod timestep_embedding;
+mod token_embedding;
+
+pub use inputs::{Inputs, Sizes};
+
+/// An op that can be run by itself.
+#[derive(Debug)]
+pub struct Case {
+    /// The op's name.
+    pub op: &'static str,
+    /// The kernels that it chooses from.
+    pub kernels: &'static [&'static str],
+    /// The names of its sizes with their defaults. The definition must not take long at these.
+    pub sizes: &'static [(&'static str, usize)],
+    /// Uploads drawn inputs and gives what runs the op on them once.
+    pub prepare: fn(&Inputs) -> Result<Run>,
+}
+
+/// Runs an op once.
+pub type Run = Box<dyn Fn() -> Result<Tensor>>;
+
+/// Every case, in alphabetical order.
+pub const CASES: &[Case] = &[
+    attention::CASE,
+    cast::CASE,
+    conv2d::CASE,
+    gaussian_sample::CASE,
+    geglu::CASE,
+    gemm::CASE,
+    group_norm::CASE,
+    layer_norm::CASE,
+    timestep_embedding::CASE,
+    token_embedding::CASE,
+];
+
+/// What came of running a case.
+#[derive(Clone, Debug, Serialize)]
+pub struct Measurement {
+    /// The sizes it ran at.
+    pub sizes: BTreeMap<&'static str, usize>,
+    /// The kernels that it launched in one run, each as often as it was launched.
+    pub launches: Vec<&'static str>,
+    /// The work of one run.
+    pub work: Work,
+    /// By the host's clock, from the call until the device had finished: each run, the shortest
+    /// first.
+    pub host: Vec<Duration>,
+    /// The same by the device's clock; empty where the driver does not tell.
+    pub device: Vec<Duration>,
+}
+
+/// How far a result is from its definition's.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Agreement {
+    /// The largest difference of an element; infinite if one is not a number.
+    pub difference: f32,
+    /// The largest magnitude in the definition's result.
+    pub largest: f32,
+    /// The difference that is still agreement: a rounding of the result to its type to either
+    /// side, and f32 sums of a model's length.
+    pub tolerance: f32,
+}
+
+impl Agreement {
+    /// Whether the difference is within the tolerance.
+    pub fn holds(&self) -> bool {
+        self.difference <= self.tolerance
+    }
+}
+
+impl Case {
+    /// The case of an op or of a kernel.
+    pub fn find(name: &str) -> Option<&'static Case> {
+        CASES.iter().find(|case| case.op == name || case.kernels.contains(&name))
+    }
+
+    /// The defaults with `given` in their place.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Argument`] if the case has no size of that name, or if a size is 0.
+    pub fn sizes(&self, given: &[(String, usize)]) -> Result<Sizes> {
+        let mut sizes: Sizes = self.sizes.iter().copied().collect();
+        for (name, value) in given {
+            let names: Vec<&str> = self.sizes.iter().map(|&(name, _)| name).collect();
+            let Some(size) = sizes.get_mut(name.as_str()) else {
+                let detail = format!("{} has {}, got {name}", self.op, names.join(", "));
+                return Err(Error::argument("shape", detail));
+            };
+            if *value == 0 {
+                return Err(Error::argument("shape", format!("{name} must be at least 1, got 0")));
+            }
+            *size = *value;
+        }
+        Ok(sizes)
+    }
+
+    /// Runs the case for about as long as `time`, at least three times and once before.
+    ///
+    /// # Errors
+    ///
+    /// Those of the op.
+    pub fn measure(
+        &self,
+        device: &Device,
+        dtype: DType,
+        sizes: &Sizes,
+        time: Duration,
+    ) -> Result<Measurement> {
+        let run = (self.prepare)(&Inputs::new(device, dtype, sizes))?;
+        run()?;
+        device.finish()?;
+        let mut measured = Measurement {
+            sizes: sizes.clone(),
+            launches: Vec::new(),
+            work: Work::default(),
+            host: Vec::new(),
+            device: Vec::new(),
+        };
+        let profile = device.profile();
+        let was_enabled = profile.is_enabled();
+        let begin = Instant::now();
+        profile.set_enabled(true);
+        while measured.host.len() < 3 || begin.elapsed() < time {
+            let known = profile.records().len();
+            let stage = device.stage("bench");
+            let start = Instant::now();
+            run()?;
+            device.finish()?;
+            measured.host.push(start.elapsed());
+            drop(stage);
+            let records = profile.records().split_off(known);
+            let launches = || records.iter().filter(|record| record.launch.is_some());
+            measured.launches = launches().map(|record| record.name).collect();
+            measured.work =
+                launches().filter_map(|record| record.launch).fold(Work::default(), |sum, work| {
+                    Work { flop: sum.flop + work.flop, bytes: sum.bytes + work.bytes }
+                });
+            measured
+                .device
+                .extend(launches().map(|record| record.device).sum::<Option<Duration>>());
+        }
+        profile.set_enabled(was_enabled);
+        measured.host.sort();
+        measured.device.sort();
+        Ok(measured)
+    }
+
+    /// Compares one run with the definition's, which chooses as `device` does.
+    ///
+    /// # Errors
+    ///
+    /// Those of the op.
+    pub fn agreement(&self, device: &Device, dtype: DType, sizes: &Sizes) -> Result<Agreement> {
+        let result = |device: &Device| {
+            (self.prepare)(&Inputs::new(device, dtype, sizes)).and_then(|run| run()?.to_vec())
+        };
+        let actual = result(device)?;
+        let expected = result(&Device::definitions(Some(device.info().clone())))?;
+        let largest = expected.iter().fold(0.0, |largest: f32, value| largest.max(value.abs()));
+        let difference = actual.iter().zip(&expected).map(|(actual, expected)| {
+            let difference = (actual - expected).abs();
+            if difference.is_nan() { f32::INFINITY } else { difference }
+        });
+        let difference = difference.fold(0.0, f32::max);
+        let tolerance = largest * (2.0 * dtype.rounding() + 1e-4);
+        Ok(Agreement { difference, largest, tolerance })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::{KERNELS, Kernel};
+
+    #[test]
+    fn every_kernel_has_a_case() {
+        for kernel in KERNELS {
+            assert!(Case::find(kernel.name).is_some(), "{} has no case in bench/", kernel.name);
+        }
+    }
+
+    #[test]
+    fn every_case_names_kernels_of_the_catalogue_and_runs() {
+        assert!(CASES.is_sorted_by(|a, b| a.op < b.op));
+        let device = Device::cpu();
+        for case in CASES {
+            for kernel in case.kernels {
+                assert!(Kernel::find(kernel).is_some(), "{}: no kernel {kernel}", case.op);
+            }
+            // Small: definitions are written for reading.
+            let sizes: Sizes =
+                case.sizes.iter().map(|&(name, size)| (name, size.min(32))).collect();
+            let measured = case.measure(&device, DType::F32, &sizes, Duration::ZERO).unwrap();
+            assert!(measured.host.len() >= 3 && measured.work.bytes > 0, "{}", case.op);
+            for launched in measured.launches {
+                assert!(case.kernels.contains(&launched), "{} launches {launched}", case.op);
+            }
+        }
+    }
+
+    #[test]
+    fn a_size_that_the_op_does_not_have_is_named() {
+        let case = Case::find("layer_norm").unwrap();
+        let sizes = case.sizes(&[("rows".to_owned(), 3)]).unwrap();
+        assert_eq!(sizes["rows"], 3);
+        let error = case.sizes(&[("width".to_owned(), 3)]).unwrap_err().to_string();
+        assert_eq!(error, "shape: layer_norm has rows, channels, got width");
+    }
+}

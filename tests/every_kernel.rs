@@ -1,0 +1,129 @@
+//! Every kernel once, at sizes small enough for a simulator: `tools/check` runs this under
+//! Oclgrind, which finds reads and writes out of bounds, races, and reads of what nobody wrote.
+//!
+//! A device is also asked to run what it would not choose by itself, so that kernels for GPUs and
+//! kernels for CPUs both run wherever there is a driver for either.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use ellesmere::backend::{Backend, Buffer, CopyRegion, Launch, Program, ProgramSource, Timer};
+use ellesmere::bench::{CASES, Case, Sizes};
+use ellesmere::hardware::detect;
+use ellesmere::info::{DeviceInfo, DeviceKind};
+use ellesmere::kernel::KERNELS;
+use ellesmere::{DType, Device, DeviceOptions, Result};
+
+#[path = "common/required.rs"]
+mod required;
+
+/// A device that claims to be of another kind.
+#[derive(Debug)]
+struct Claiming {
+    inner: Arc<dyn Backend>,
+    info: DeviceInfo,
+}
+
+impl Backend for Claiming {
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn allocate(&self, bytes: u64) -> Result<Buffer> {
+        self.inner.allocate(bytes)
+    }
+
+    fn write(&self, target: &Buffer, offset: u64, data: &[u8]) -> Result<()> {
+        self.inner.write(target, offset, data)
+    }
+
+    fn read(&self, source: &Buffer, offset: u64, data: &mut [u8]) -> Result<()> {
+        self.inner.read(source, offset, data)
+    }
+
+    fn copy(&self, region: &CopyRegion) -> Result<()> {
+        self.inner.copy(region)
+    }
+
+    fn build(&self, source: &ProgramSource) -> Result<Program> {
+        self.inner.build(source)
+    }
+
+    fn binary(&self, _program: &Program) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn load(&self, source: &ProgramSource, binary: &[u8]) -> Result<Program> {
+        self.inner.load(source, binary)
+    }
+
+    fn launch(&self, program: &Program, launch: &Launch) -> Result<Box<dyn Timer>> {
+        self.inner.launch(program, launch)
+    }
+
+    fn finish(&self) -> Result<()> {
+        self.inner.finish()
+    }
+}
+
+/// Sizes that end in the middle of a tile, a vector and a work-group, with a second one of each
+/// where that is not much.
+fn small(case: &Case) -> Sizes {
+    let sizes: &[(&str, usize)] = match case.op {
+        "attention" => {
+            &[("samples", 1), ("queries", 66), ("keys", 67), ("heads", 2), ("head_width", 8)]
+        }
+        "cast" => &[("elements", 1031)],
+        "conv2d" => &[("height", 9), ("width", 11), ("channels", 6), ("outputs", 37)],
+        "gaussian_sample" => &[("height", 3), ("width", 7), ("channels", 4)],
+        "geglu" => &[("rows", 3), ("channels", 37)],
+        "gemm" => &[("rows", 67), ("outputs", 37), ("inputs", 21)],
+        "group_norm" => &[("samples", 2), ("pixels", 70), ("channels", 12), ("groups", 3)],
+        "layer_norm" => &[("rows", 3), ("channels", 70)],
+        "timestep_embedding" => &[("samples", 2), ("width", 10)],
+        "token_embedding" => &[("samples", 2), ("length", 5), ("channels", 12), ("vocabulary", 9)],
+        op => panic!("{op} has no small sizes here"),
+    };
+    let sizes: Vec<_> = sizes.iter().map(|&(name, size)| (name.to_owned(), size)).collect();
+    case.sizes(&sizes).unwrap()
+}
+
+/// Kinds of devices, with the width of their vectors.
+const AS: [(DeviceKind, u32); 2] = [(DeviceKind::Gpu, 1), (DeviceKind::Cpu, 8)];
+
+#[test]
+fn agrees_with_its_definition_as_on_a_gpu_and_as_on_a_cpu() {
+    let mut entries = detect().entries;
+    entries.retain(|entry| entry.unusable().is_none());
+    required::check(entries.iter().map(|entry| &entry.info));
+    for entry in &entries {
+        let mut launched = BTreeSet::new();
+        // llvmpipe's compiler takes minutes over tiles in registers, and is never given them.
+        let platform = &entry.info.platform;
+        let kinds = if platform.starts_with("rusticl") { &AS[..1] } else { &AS[..] };
+        for &(kind, vector_width) in kinds {
+            let inner = entry.open().unwrap();
+            let info = DeviceInfo { kind, vector_width, ..inner.info().clone() };
+            let backend = Arc::new(Claiming { inner, info });
+            let device = Device::new(backend, &DeviceOptions::default());
+            device.profile().set_enabled(true);
+            for case in CASES {
+                let sizes = small(case);
+                for dtype in DType::ALL {
+                    eprintln!("{} {dtype} as {kind:?} on {platform}", case.op);
+                    let agreement = case.agreement(&device, dtype, &sizes).unwrap();
+                    let place = format!("{} {dtype} as {kind:?} on {}", case.op, entry.id);
+                    assert!(agreement.holds(), "{place}: {agreement:?}");
+                }
+            }
+            let records = device.profile().records();
+            launched.extend(records.iter().filter(|r| r.launch.is_some()).map(|r| r.name));
+        }
+        let all: BTreeSet<&str> = KERNELS.iter().map(|kernel| kernel.name).collect();
+        assert!(
+            launched == all || kinds.len() == 1,
+            "not launched on {platform}: {:?}",
+            all.difference(&launched)
+        );
+    }
+}

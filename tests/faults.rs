@@ -1,0 +1,185 @@
+//! A device that fails: the error says so, memory goes back, and the next call works.
+
+#[allow(dead_code, reason = "each test program uses its part")]
+#[path = "common/random_model.rs"]
+mod random_model;
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ellesmere::backend::cpu::Cpu;
+use ellesmere::backend::{Backend, Buffer, CopyRegion, Launch, Program, ProgramSource, Timer};
+use ellesmere::info::DeviceInfo;
+use ellesmere::models::{ModelFiles, Variant};
+use ellesmere::pipeline::{Pipeline, Request};
+use ellesmere::{DType, Device, DeviceOptions, Error, Result};
+
+/// What can fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Call {
+    Allocate,
+    Write,
+    Read,
+    Build,
+    Launch,
+}
+
+const CALLS: [Call; 5] = [Call::Allocate, Call::Write, Call::Read, Call::Build, Call::Launch];
+
+/// The CPU, on which one kind of call fails once, or from then on.
+#[derive(Debug)]
+struct Failing {
+    cpu: Cpu,
+    call: Call,
+    /// Calls of that kind so far.
+    count: AtomicU64,
+    /// The one that fails, from 1; 0 for none.
+    at: AtomicU64,
+}
+
+impl Failing {
+    fn new(call: Call) -> Arc<Self> {
+        let (count, at) = (AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(Self { cpu: Cpu::new(), call, count, at })
+    }
+
+    fn fail_at(&self, at: u64) {
+        self.count.store(0, Ordering::SeqCst);
+        self.at.store(at, Ordering::SeqCst);
+    }
+
+    fn pass(&self, call: Call) -> Result<()> {
+        if call != self.call {
+            return Ok(());
+        }
+        let count = self.count.fetch_add(1, Ordering::SeqCst) + 1;
+        if count != self.at.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let device = "the failing device".to_owned();
+        Err(match call {
+            // The pool asks a second time, after it has let go of what nobody uses.
+            Call::Allocate => {
+                self.at.fetch_add(1, Ordering::SeqCst);
+                Error::OutOfMemory { requested_bytes: 0, held_bytes: 0, budget_bytes: 0 }
+            }
+            Call::Build => Error::Build { kernel: "any".to_owned(), device, log: String::new() },
+            Call::Write | Call::Read | Call::Launch => {
+                Error::Device { call: "a driver call", detail: "lost (-1)".to_owned() }
+            }
+        })
+    }
+}
+
+impl Backend for Failing {
+    fn info(&self) -> &DeviceInfo {
+        self.cpu.info()
+    }
+
+    fn allocate(&self, bytes: u64) -> Result<Buffer> {
+        self.pass(Call::Allocate)?;
+        self.cpu.allocate(bytes)
+    }
+
+    fn write(&self, target: &Buffer, offset: u64, data: &[u8]) -> Result<()> {
+        self.pass(Call::Write)?;
+        self.cpu.write(target, offset, data)
+    }
+
+    fn read(&self, source: &Buffer, offset: u64, data: &mut [u8]) -> Result<()> {
+        self.pass(Call::Read)?;
+        self.cpu.read(source, offset, data)
+    }
+
+    fn copy(&self, region: &CopyRegion) -> Result<()> {
+        self.cpu.copy(region)
+    }
+
+    fn build(&self, source: &ProgramSource) -> Result<Program> {
+        self.pass(Call::Build)?;
+        self.cpu.build(source)
+    }
+
+    fn binary(&self, program: &Program) -> Option<Vec<u8>> {
+        self.cpu.binary(program)
+    }
+
+    fn load(&self, source: &ProgramSource, binary: &[u8]) -> Result<Program> {
+        self.cpu.load(source, binary)
+    }
+
+    fn launch(&self, program: &Program, launch: &Launch) -> Result<Box<dyn Timer>> {
+        self.pass(Call::Launch)?;
+        self.cpu.launch(program, launch)
+    }
+
+    fn finish(&self) -> Result<()> {
+        self.cpu.finish()
+    }
+}
+
+fn draw(device: &Device, files: &ModelFiles) -> Result<Vec<f32>> {
+    let request = Request {
+        prompt: "a cat".to_owned(),
+        width: Some(32),
+        height: Some(32),
+        steps: 1,
+        // No guidance: an allocation that fails is then not made up for.
+        guidance_scale: 1.0,
+        ..Request::default()
+    };
+    let pipeline = Pipeline::load(device, files, DType::F32, false)?;
+    let mut pictures = pipeline.generate(&request, &mut |_| ControlFlow::Continue(()))?;
+    Ok(pictures.remove(0).rgb)
+}
+
+#[test]
+fn a_failure_at_any_call_is_an_error_and_the_next_picture_is_right() {
+    let folder = random_model::write("bk-tiny");
+    let files = ModelFiles::open(folder.path(), Variant::Any).unwrap();
+    for call in CALLS {
+        let backend = Failing::new(call);
+        let device = Device::new(Arc::clone(&backend) as _, &DeviceOptions::default());
+        let expected = draw(&device, &files).unwrap();
+        device.memory().trim();
+        let calls = backend.count.load(Ordering::SeqCst);
+        assert!(calls > 0, "a picture makes no {call:?}");
+        // A device of its own for each, so that programs are built anew.
+        for at in [1, 2, calls / 3, calls / 2, calls - 1, calls] {
+            let backend = Failing::new(call);
+            let device = Device::new(Arc::clone(&backend) as _, &DeviceOptions::default());
+            backend.fail_at(at.max(1));
+            let error = draw(&device, &files).unwrap_err();
+            let fits = match call {
+                Call::Allocate => matches!(error, Error::OutOfMemory { .. }),
+                Call::Build => matches!(error, Error::Build { .. }),
+                _ => matches!(error, Error::Device { .. }),
+            };
+            assert!(fits, "{call:?} {at} of {calls} failed with {error}");
+            device.memory().trim();
+            assert_eq!(device.memory_stats().held_bytes, 0, "after {call:?} {at} of {calls}");
+            assert_eq!(device.memory_stats().live_bytes, 0, "after {call:?} {at} of {calls}");
+            backend.fail_at(0);
+            assert_eq!(draw(&device, &files).unwrap(), expected, "after {call:?} {at} of {calls}");
+        }
+    }
+}
+
+#[test]
+fn an_allocation_that_fails_says_what_was_asked_for_and_what_was_held() {
+    let backend = Failing::new(Call::Allocate);
+    let device = Device::new(Arc::clone(&backend) as _, &DeviceOptions::default());
+    backend.fail_at(1);
+    let error = ellesmere::Tensor::from_slice(&device, &[4], DType::F32, &[0.0; 4]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "device out of memory: 256 B requested, 0 B of {} B held",
+            device.info().memory_bytes
+        )
+    );
+    backend.fail_at(0);
+    ellesmere::Tensor::from_slice(&device, &[4], DType::F32, &[0.0; 4]).unwrap();
+    assert_eq!(backend.count.load(Ordering::SeqCst), 1);
+}
