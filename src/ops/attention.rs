@@ -235,3 +235,29 @@ impl<'a> Context<'a> {
         Ok(Self { k, v, first_sample: 0 })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Device;
+    use crate::info::DeviceKind;
+
+    #[test]
+    fn plans_the_shape_that_the_device_wants() {
+        let cpu = Device::definitions(None).info().clone();
+        let gpu = DeviceInfo { kind: DeviceKind::Gpu, vector_width: 1, ..cpu.clone() };
+        let scalar = DeviceInfo { vector_width: 1, ..cpu.clone() };
+        let table = [
+            ("a UNet's first layer on a CPU", &cpu, 40, Algorithm::Register { keys: 64 }),
+            ("its deepest", &cpu, 160, Algorithm::Register { keys: 64 }),
+            ("the VAE's one head", &cpu, 512, Algorithm::Register { keys: 32 }),
+            ("a UNet's first layer on a GPU", &gpu, 40, Algorithm::Local { queries: 64 }),
+            ("its deepest", &gpu, 160, Algorithm::Local { queries: 64 }),
+            ("the VAE's one head", &gpu, 512, Algorithm::Local { queries: 32 }),
+            ("a CPU without vectors", &scalar, 64, Algorithm::Local { queries: 64 }),
+        ];
+        for (why, info, head_width, expected) in table {
+            assert_eq!(plan(&Problem { head_width }, info), expected, "{why}");
+        }
+    }
+}

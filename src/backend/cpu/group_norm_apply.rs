@@ -13,7 +13,7 @@ pub fn definition(arguments: &Arguments) {
     let mut y = arguments.reals_out("y");
     for sample in 0..arguments.size("samples") {
         for pixel in sample * pixels..(sample + 1) * pixels {
-            for channel in 0..channels {
+            for (channel, beta) in beta[..channels].iter().enumerate() {
                 let value = match x2 {
                     Some(x2) if channel >= x_channels => {
                         x2.get(pixel * (channels - x_channels) + channel - x_channels)
@@ -22,7 +22,7 @@ pub fn definition(arguments: &Arguments) {
                 };
                 let start = (first_sample + sample) * 2 * channels + channel;
                 let [mean, scale] = [start, start + channels].map(|at| f64::from(factors[at]));
-                let normal = (f64::from(value) - mean) * scale + f64::from(beta[channel]);
+                let normal = (f64::from(value) - mean) * scale + f64::from(*beta);
                 y.set(pixel * channels + channel, define(activation, normal));
             }
         }

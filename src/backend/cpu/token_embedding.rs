@@ -8,8 +8,9 @@ pub fn definition(arguments: &Arguments) {
     let (rows, channels) = (arguments.size("rows"), arguments.size("channels"));
     let first_row = arguments.size("first_row");
     let mut y = arguments.reals_out("y");
-    for index in 0..arguments.size("samples") * rows {
-        let (id, position) = (ids[index] as usize, first_row + index % rows);
+    let count = arguments.size("samples") * rows;
+    for (index, id) in ids[..count].iter().enumerate() {
+        let (id, position) = (*id as usize, first_row + index % rows);
         for channel in 0..channels {
             let token = f64::from(tokens.get(id * channels + channel));
             let place = f64::from(positions.get(position * channels + channel));

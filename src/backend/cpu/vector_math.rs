@@ -31,12 +31,12 @@ macro_rules! vectorised {
                     body::<true>($($argument),*)
                 }
                 match $crate::backend::cpu::vector_math::level() {
-                    // SAFETY: the host has the features.
                     $crate::backend::cpu::vector_math::Level::Avx512 => {
+                        // SAFETY: the host has the features.
                         return unsafe { avx512($($argument),*) };
                     }
-                    // SAFETY: the host has the features.
                     $crate::backend::cpu::vector_math::Level::Avx2 => {
+                        // SAFETY: the host has the features.
                         return unsafe { avx2($($argument),*) };
                     }
                     $crate::backend::cpu::vector_math::Level::Portable => {}
@@ -176,7 +176,7 @@ pub fn gelu_of<const FMA: bool>(x: f32) -> f32 {
 #[inline(always)]
 pub fn gelu_tanh_of<const FMA: bool>(x: f32) -> f32 {
     // 2 * sqrt(2 / pi)
-    let inner = 1.595_769_1 * multiply_add::<FMA>(0.044_715 * x * x, x, x);
+    let inner = 1.595_769_2 * multiply_add::<FMA>(0.044_715 * x * x, x, x);
     x / (1.0 + exp_of::<FMA>(-inner))
 }
 
