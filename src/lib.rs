@@ -37,7 +37,7 @@
 //! | 1 | [`backend`] | the machine: OpenCL, the CPU, the dry run |
 //! | 0 | [`error`], [`dtype`], [`info`], [`knob`], [`io`] | vocabulary; files in, files out |
 //!
-//! A convolution passes through four functions of ours: [`ops::conv2d`] checks shapes and plans,
+//! A convolution passes through four functions of ours: [`ops::conv2d()`] checks shapes and plans,
 //! `Device::run` finds the program and notes the launch, [`backend::Backend::launch`] queues it.
 //!
 //! # What always holds

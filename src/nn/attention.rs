@@ -66,7 +66,7 @@ impl SelfAttention {
     ///
     /// # Errors
     ///
-    /// Those of [`ops::gemm`] and [`ops::attention`].
+    /// Those of [`ops::gemm()`] and [`ops::attention()`].
     pub fn forward(&self, x: Tensor, residual: &Tensor) -> Result<Tensor> {
         let channels = self.heads.channels();
         let qkv = self.qkv.forward(&x)?;
@@ -116,7 +116,7 @@ impl CrossAttention {
     ///
     /// # Errors
     ///
-    /// Those of [`ops::gemm`] and [`ops::attention`].
+    /// Those of [`ops::gemm()`] and [`ops::attention()`].
     pub fn forward(&self, x: Tensor, context: &Tensor, residual: &Tensor) -> Result<Tensor> {
         let q = self.q.forward(&x)?;
         drop(x);

@@ -65,7 +65,7 @@ impl Conv2d {
     ///
     /// # Errors
     ///
-    /// Those of [`ops::conv2d`].
+    /// Those of [`ops::conv2d()`].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.run(x, self.bias.as_ref(), None)
     }
@@ -74,7 +74,7 @@ impl Conv2d {
     ///
     /// # Errors
     ///
-    /// Those of [`ops::conv2d`].
+    /// Those of [`ops::conv2d()`].
     pub fn added_to(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         self.run(x, self.bias.as_ref(), Some(residual))
     }
@@ -83,7 +83,7 @@ impl Conv2d {
     ///
     /// # Errors
     ///
-    /// Those of [`ops::conv2d`].
+    /// Those of [`ops::conv2d()`].
     pub(crate) fn biased(&self, x: &Tensor, bias: &Tensor) -> Result<Tensor> {
         self.run(x, Some(bias), None)
     }
@@ -118,7 +118,7 @@ impl Upsample {
     ///
     /// # Errors
     ///
-    /// Those of [`ops::conv2d`].
+    /// Those of [`ops::conv2d()`].
     pub fn forward(&self, x: &Tensor, size: [usize; 2]) -> Result<Tensor> {
         let &[_, height, width, _] = x.shape() else {
             return Err(Error::shape(

@@ -32,7 +32,7 @@ impl FeedForward {
     ///
     /// # Errors
     ///
-    /// Those of [`ops::gemm`] and [`ops::geglu`].
+    /// Those of [`ops::gemm()`] and [`ops::geglu`].
     pub fn forward(&self, x: Tensor, residual: &Tensor) -> Result<Tensor> {
         let wide = self.widen.forward(&x)?;
         drop(x);

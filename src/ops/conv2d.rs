@@ -76,7 +76,7 @@ pub struct Problem {
 /// How a convolution is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
-    /// Each pixel by itself: [`gemm`].
+    /// Each pixel by itself: [`gemm()`].
     Pointwise,
     /// `conv2d_register`: implicit GEMM, a work-item holds a large tile in wide vectors.
     RegisterTiles,
@@ -109,7 +109,7 @@ pub fn plan(problem: &Problem, info: &DeviceInfo) -> Algorithm {
 /// - `x`: `[N, H, W, I]`
 /// - `weights`: O outputs, kH * kW * I inputs; stored as `x` is
 /// - bias: `[O]`, f32; or one for each sample, `[N, O]`, of the element type of `x` (a residual
-///   block's time embedding, which a [`gemm`] gives)
+///   block's time embedding, which a [`gemm()`] gives)
 /// - residual: the result's shape and element type
 /// - result: `[N, oH, oW, O]`, of the element type of `x`, with
 ///   `oH = (H + top + bottom - kH) / stride + 1`, where H counts twice with `upsample`, less what

@@ -4,7 +4,7 @@ use crate::ops::{Activation, Weights};
 use crate::tensor::Tensor;
 use crate::{DType, Error, Result};
 
-/// Applied to every element of a [`gemm`](crate::ops::gemm) or [`conv2d`](crate::ops::conv2d) where
+/// Applied to every element of a [`gemm`](crate::ops::gemm()) or [`conv2d`](crate::ops::conv2d()) where
 /// it is written: `activation(product + bias) + residual`. No launches of their own.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Epilogue<'a> {
