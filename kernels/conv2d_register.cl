@@ -1,7 +1,8 @@
 // conv2d_register.cl: y = activation(conv(x) + bias) + residual, by tiles in registers.
 //
 //   x            [samples, height, width, channels]  REAL, contiguous
-//   weights      panels of 32 outputs, [ceil(outputs / 32)][kernel_height][kernel_width][channels][32]
+//   weights      panels of 32 outputs, [ceil(outputs / 32)][inputs][32]  REAL, inputs being
+//                kernel_height * kernel_width * channels in this order
 //   bias         [outputs]           float, or absent
 //   sample_bias  [samples, outputs]  REAL, or absent
 //   residual, y  [samples, out_height, out_width, outputs]  REAL; residual may be absent

@@ -60,10 +60,10 @@ INLINE void place_weights(__local float *b,
         const uint index = (item + i * WG_SIZE) * 4;
         const uint k = index / TILE_N;
         const uint output = first_output + index % TILE_N;
+        const size_t row = (size_t)(output / PANEL) * inputs + first + k;
         float4 value = 0.0f;
         if (k < depth && output < outputs)
-            value = load_real4(weights,
-                               ((size_t)(output / PANEL) * inputs + first + k) * PANEL + output % PANEL);
+            value = load_real4(weights, row * PANEL + output % PANEL);
         vstore4(value, 0, b + index);
     }
 }
