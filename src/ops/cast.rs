@@ -1,6 +1,6 @@
 //! Element types changed.
 
-use super::tiling::Tiling;
+use super::elementwise::Spread;
 use crate::device::{Call, arguments};
 use crate::tensor::Tensor;
 use crate::{DType, Result};
@@ -23,8 +23,8 @@ pub fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
         return Ok(x.clone());
     }
     let y = Tensor::empty_like(x, x.shape(), dtype)?;
-    let tiling = Tiling::of(x.device().info());
-    let [items, vector, rounds] = tiling.parameters();
+    let spread = Spread::of(x.device().info());
+    let [items, vector, rounds] = spread.parameters();
     let target = ("TARGET_F16", u32::from(dtype == DType::F16));
     for band in y.bands() {
         let elements = y.elements(&band);
@@ -38,8 +38,8 @@ pub fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
                 y: Output(y.output(&band)),
                 elements: elements as u32,
             },
-            groups: [tiling.groups(elements), 1, 1],
-            local: tiling.local(),
+            groups: [spread.groups(elements), 1, 1],
+            local: spread.local(),
             flop: 0,
             bytes: (elements * (x.dtype().size() + dtype.size())) as u64,
         })?;

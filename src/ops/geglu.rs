@@ -1,6 +1,6 @@
 //! The gated activation of a transformer's feed-forward layer.
 
-use super::tiling::Tiling;
+use super::elementwise::Spread;
 use crate::device::{Call, arguments};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
@@ -33,22 +33,22 @@ pub fn geglu(x: &Tensor) -> Result<Tensor> {
     let mut shape = x.shape().to_vec();
     *shape.last_mut().expect("x has three axes") = channels;
     let y = Tensor::empty_like(x, &shape, x.dtype())?;
-    let tiling = Tiling::of(x.device().info());
+    let spread = Spread::of(x.device().info());
     for band in y.bands() {
         let rows = y.elements(&band) / channels;
         let x_band = x.band(&band)?;
         x.device().run(&Call {
             kernel: "geglu",
             dtype: x.dtype(),
-            parameters: &tiling.parameters(),
+            parameters: &spread.parameters(),
             arguments: &arguments! {
                 x: &*x_band,
                 y: Output(y.output(&band)),
                 rows: rows as u32,
                 channels: channels as u32,
             },
-            groups: [tiling.groups(channels), rows, 1],
-            local: tiling.local(),
+            groups: [spread.groups(channels), rows, 1],
+            local: spread.local(),
             flop: 20 * (rows * channels) as u64,
             bytes: (3 * rows * channels * x.dtype().size()) as u64,
         })?;

@@ -1,7 +1,7 @@
 //! Normalization of groups of channels.
 
 use super::Activation;
-use super::tiling::Tiling;
+use super::elementwise::Spread;
 use crate::device::{Call, arguments};
 use crate::memory::{Block, Lifetime};
 use crate::tensor::{Band, BandBuffer, Tensor};
@@ -59,8 +59,8 @@ pub fn group_norm(
     let mut shape = x.shape().to_vec();
     *shape.last_mut().expect("x has three axes") = input.channels;
     let y = Tensor::empty_like(x, &shape, x.dtype())?;
-    let tiling = Tiling::of(x.device().info());
-    let factors = input.factors(&y, gamma, params, &tiling)?;
+    let spread = Spread::of(x.device().info());
+    let factors = input.factors(&y, gamma, params, &spread)?;
     for band in y.bands() {
         let (x_band, x2_band) = input.band(&band)?;
         let pixels = band.rows.len() * input.pixels_per_row;
@@ -68,7 +68,7 @@ pub fn group_norm(
         x.device().run(&Call {
             kernel: "group_norm_apply",
             dtype: x.dtype(),
-            parameters: &parameters(&tiling),
+            parameters: &parameters(&spread),
             arguments: &arguments! {
                 x: &*x_band,
                 x2: x2_band.as_deref(),
@@ -83,8 +83,8 @@ pub fn group_norm(
                 samples: band.samples.len() as u32,
                 activation: params.activation as u32,
             },
-            groups: input.grid(&tiling, &band),
-            local: tiling.local(),
+            groups: input.grid(&spread, &band),
+            local: spread.local(),
             flop: 4 * elements as u64,
             bytes: (2 * elements * x.dtype().size()) as u64,
         })?;
@@ -152,9 +152,9 @@ impl<'a> Input<'a> {
     }
 
     /// Work-groups over (chunk, vector of channels) and samples.
-    fn grid(&self, tiling: &Tiling, band: &Band) -> [usize; 3] {
-        let items = self.chunks(band) * self.channels.div_ceil(tiling.vector);
-        [items.div_ceil(tiling.items), band.samples.len(), 1]
+    fn grid(&self, spread: &Spread, band: &Band) -> [usize; 3] {
+        let items = self.chunks(band) * self.channels.div_ceil(spread.vector);
+        [items.div_ceil(spread.items), band.samples.len(), 1]
     }
 
     /// What is subtracted from each channel of each sample, and what multiplies it: `[N, 2, C]`.
@@ -163,7 +163,7 @@ impl<'a> Input<'a> {
         y: &Tensor,
         gamma: &Tensor,
         params: &GroupNorm,
-        tiling: &Tiling,
+        spread: &Spread,
     ) -> Result<Block> {
         let device = self.x.device();
         let samples = self.x.shape()[0];
@@ -179,7 +179,7 @@ impl<'a> Input<'a> {
             if band.rows.start == 0 {
                 first_chunk = 0;
             }
-            self.statistics(band, tiling, &partials, chunks, first_chunk)?;
+            self.statistics(band, spread, &partials, chunks, first_chunk)?;
             first_chunk += self.chunks(band);
         }
         let factors = floats(samples * 2 * self.channels)?;
@@ -215,7 +215,7 @@ impl<'a> Input<'a> {
     fn statistics(
         &self,
         band: &Band,
-        tiling: &Tiling,
+        spread: &Spread,
         partials: &Block,
         chunks: usize,
         first_chunk: usize,
@@ -226,7 +226,7 @@ impl<'a> Input<'a> {
         self.x.device().run(&Call {
             kernel: "group_norm_statistics",
             dtype: self.x.dtype(),
-            parameters: &parameters(tiling),
+            parameters: &parameters(spread),
             arguments: &arguments! {
                 x: &*x,
                 x2: x2.as_deref(),
@@ -240,14 +240,14 @@ impl<'a> Input<'a> {
                 first_sample: band.samples.start as u32,
                 samples: band.samples.len() as u32,
             },
-            groups: self.grid(tiling, band),
-            local: tiling.local(),
+            groups: self.grid(spread, band),
+            local: spread.local(),
             flop: 4 * elements as u64,
             bytes: (elements * self.x.dtype().size()) as u64,
         })
     }
 }
 
-fn parameters(tiling: &Tiling) -> [(&'static str, u32); 2] {
-    [("WG_SIZE", tiling.items as u32), ("VECTOR", tiling.vector as u32)]
+fn parameters(spread: &Spread) -> [(&'static str, u32); 2] {
+    [("WG_SIZE", spread.items as u32), ("VECTOR", spread.vector as u32)]
 }

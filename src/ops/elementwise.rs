@@ -5,7 +5,7 @@ use crate::info::DeviceInfo;
 /// The shape of a launch over a run of elements: each work-item takes `rounds` vectors, those of
 /// a work-group's items side by side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tiling {
+pub struct Spread {
     /// Work-items in a work-group.
     pub items: usize,
     /// Elements of a vector.
@@ -14,7 +14,7 @@ pub struct Tiling {
     pub rounds: usize,
 }
 
-impl Tiling {
+impl Spread {
     /// Work-items are the lanes on a GPU; one work-item with wide vectors has a long run on a CPU.
     pub fn of(info: &DeviceInfo) -> Self {
         if info.prefers_register_tiles() {
