@@ -1,0 +1,156 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use ellesmere::DType;
+use ellesmere::pipeline::scheduler::{PredictionType, SchedulerKind};
+
+/// Draws a picture from a prompt, on whatever the machine has: a GPU through OpenCL, or the CPU.
+///
+/// Without --model a small model of simple landscapes is used, which the program carries in itself.
+/// It knows skies (dawn, day, sunset, night, storm), lands (mountains, hills, desert, sea, city,
+/// snow) and objects in a colour (tree, house, boat, tower).
+#[derive(Parser, Debug)]
+#[command(name = "sd", version, after_help = EXAMPLES)]
+pub struct Arguments {
+    /// What should be in the picture
+    #[arg(required_unless_present = "list_devices")]
+    pub prompt: Option<String>,
+
+    /// What should not be in the picture
+    #[arg(long, value_name = "PROMPT", default_value = "")]
+    pub negative: String,
+
+    /// A diffusers folder, or a single .safetensors checkpoint, of Stable Diffusion 1.x or 2.x or
+    /// BK-SDM [default: the model inside the program]
+    #[arg(long, value_name = "DIR|FILE")]
+    pub model: Option<PathBuf>,
+
+    /// The PNG to write; with --count, a number is put before the extension
+    #[arg(short, long, value_name = "FILE", default_value = "picture.png")]
+    pub output: PathBuf,
+
+    /// Width and height in pixels, multiples of 8 [default: the model's own]
+    #[arg(long, value_name = "WxH", value_parser = parse_size)]
+    pub size: Option<[usize; 2]>,
+
+    /// Steps from noise to picture
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub steps: usize,
+
+    /// How much the prompt counts; 1 is no guidance and half the work [default: 7.5, or what suits
+    /// the model inside the program]
+    #[arg(long, value_name = "SCALE", allow_negative_numbers = true)]
+    pub guidance: Option<f32>,
+
+    /// The scheduler: ddim, pndm, euler, euler-ancestral, dpm++2m, dpm++2m-karras, heun, lcm or
+    /// unipc [default: the model's own]
+    #[arg(long, value_name = "NAME")]
+    pub scheduler: Option<SchedulerKind>,
+
+    /// What the model was trained to predict: epsilon, v_prediction or sample; needed for
+    /// single-file checkpoints of Stable Diffusion 2.x at 768x768 [default: what the files say]
+    #[arg(long, value_name = "TYPE")]
+    pub prediction: Option<PredictionType>,
+
+    /// Where the noise starts, as in torch.Generator("cpu").manual_seed(N) [default: drawn, and
+    /// written into the picture]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+
+    /// How many pictures to draw, with seeds N, N+1, ..
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub count: u64,
+
+    /// Start from this picture instead of from noise
+    #[arg(long, value_name = "FILE")]
+    pub init_image: Option<PathBuf>,
+
+    /// How much of the init image is drawn anew, from 0 to 1
+    #[arg(
+        long,
+        value_name = "FRACTION",
+        default_value_t = 0.8,
+        requires = "init_image",
+        allow_negative_numbers = true
+    )]
+    pub strength: f64,
+
+    /// Where to run: auto, cpu or opencl:N (see --list-devices)
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<String>,
+
+    /// How weights and activations are stored [default: f16 on a GPU, f32 on a CPU]
+    #[arg(long, value_name = "f32|f16")]
+    pub dtype: Option<DType>,
+
+    /// What the device may hold at once, e.g. 3584MB or 3.5GB [default: all of its memory]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub memory_budget: Option<u64>,
+
+    /// Print what the picture would take, and allocate and draw nothing
+    #[arg(long)]
+    pub plan: bool,
+
+    /// Print the time of every stage and kernel
+    #[arg(long)]
+    pub profile: bool,
+
+    /// Write the timeline as a Chrome trace, for chrome://tracing or ui.perfetto.dev
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+
+    /// Print what was done as one JSON document
+    #[arg(long)]
+    pub json: bool,
+
+    /// Print the devices that --device can name
+    #[arg(long)]
+    pub list_devices: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  sd \"sunset over the sea with a white boat\"
+  sd \"a red house in the snow at night\" --seed 7 --count 4 --output house.png
+  sd \"a lighthouse, oil painting\" --model ~/models/sd15 --steps 30 --scheduler dpm++2m-karras
+  sd \"a lighthouse\" --model ~/models/sd15 --plan --memory-budget 4GB
+
+Exit status: 0 done, 1 failed, 2 misused, 130 stopped by Ctrl-C.";
+
+fn parse_size(text: &str) -> Result<[usize; 2], String> {
+    let sides = text.split_once(['x', 'X']).and_then(|(width, height)| {
+        Some([width.trim().parse().ok()?, height.trim().parse().ok()?])
+    });
+    match sides {
+        Some([width, height])
+            if [width, height].iter().all(|&side: &usize| side > 0 && side % 8 == 0) =>
+        {
+            Ok([width, height])
+        }
+        Some(_) => Err("width and height must be multiples of 8".to_owned()),
+        None => Err("expected WIDTHxHEIGHT, such as 512x512".to_owned()),
+    }
+}
+
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, f64); 6] = [
+        ("GiB", (1u64 << 30) as f64),
+        ("MiB", (1u64 << 20) as f64),
+        ("KiB", 1024.0),
+        ("GB", 1e9),
+        ("MB", 1e6),
+        ("KB", 1e3),
+    ];
+    let expected = || "expected a size with a unit, such as 3584MB or 3.5GiB".to_owned();
+    let lower = text.to_ascii_lowercase();
+    let (number, factor) = UNITS
+        .iter()
+        .find_map(|(unit, factor)| Some((lower.strip_suffix(&unit.to_ascii_lowercase())?, factor)))
+        .ok_or_else(expected)?;
+    match number.trim().parse::<f64>() {
+        Ok(number) if number > 0.0 && number * factor < 1e18 => Ok((number * factor) as u64),
+        _ => Err(expected()),
+    }
+}

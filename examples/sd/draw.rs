@@ -1,0 +1,196 @@
+//! One run of the program: plan, load, draw, write.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use ellesmere::info::DeviceKind;
+use ellesmere::io::atomic;
+use ellesmere::io::image::Image;
+use ellesmere::io::png::{self, Parameters};
+use ellesmere::models::{ModelFiles, Variant};
+use ellesmere::pipeline::{InitImage, Picture, Pipeline, Plan, Request};
+use ellesmere::{DType, Device, DeviceOptions, Error, Result, knob};
+use serde_json::json;
+
+use crate::arguments::Arguments;
+use crate::demo;
+use crate::progress::{self, Display};
+
+/// A picture that was written.
+struct Written {
+    path: PathBuf,
+    seed: u64,
+    time: Duration,
+}
+
+pub fn draw(arguments: &Arguments) -> Result<()> {
+    let first_seed = arguments.seed.unwrap_or_else(random_seed);
+    let outputs = outputs(arguments, first_seed);
+    if !arguments.plan {
+        let traces = arguments.trace.iter();
+        for path in outputs.iter().map(|(_, path)| path).chain(traces) {
+            atomic::check_writable(path)?;
+        }
+    }
+    let options = DeviceOptions { budget_bytes: arguments.memory_budget, ..Default::default() };
+    let name = arguments.device.clone().map_or_else(knob::device, Ok)?;
+    let device = Device::open(&name, &options)?;
+    device.notes().iter().for_each(|note| eprintln!("note: {note}"));
+    let dtype = arguments.dtype.unwrap_or(match device.info().kind {
+        DeviceKind::Gpu => DType::F16,
+        DeviceKind::Cpu => DType::F32,
+    });
+    let variant = if dtype == DType::F16 { Variant::F16 } else { Variant::Any };
+    let (files, suited_guidance) = match &arguments.model {
+        Some(path) => (ModelFiles::open(path, variant)?, 7.5),
+        None => (demo::model()?, demo::GUIDANCE),
+    };
+    let mut request = Request {
+        prompt: arguments.prompt.clone().unwrap_or_default(),
+        negative_prompt: arguments.negative.clone(),
+        width: arguments.size.map(|[width, _]| width),
+        height: arguments.size.map(|[_, height]| height),
+        steps: arguments.steps,
+        guidance_scale: arguments.guidance.unwrap_or(suited_guidance),
+        scheduler: arguments.scheduler,
+        prediction_type: arguments.prediction,
+        seed: first_seed,
+        count: 1,
+        init_image: None,
+    };
+    request.init_image = init_image(arguments, &files)?;
+
+    let plan = Pipeline::plan(&device, &files, dtype, &request)?;
+    if arguments.plan {
+        match arguments.json {
+            true => println!("{}", json!(plan)),
+            false => println!("{plan}"),
+        }
+        return Ok(());
+    }
+    device.profile().set_enabled(arguments.profile || arguments.trace.is_some());
+    let written = draw_all(&device, &files, dtype, request, &outputs)?;
+    report(arguments, &device, &plan, &written)
+}
+
+/// Draws every picture and writes each as soon as it is done.
+fn draw_all(
+    device: &Device,
+    files: &ModelFiles,
+    dtype: DType,
+    mut request: Request,
+    outputs: &[(u64, PathBuf)],
+) -> Result<Vec<Written>> {
+    progress::stop_on_ctrl_c().map_err(|error| Error::argument("Ctrl-C handler", error))?;
+    let display = Display::new();
+    display.message("loading");
+    let pipeline = Pipeline::load(device, files, dtype, request.init_image.is_some())?;
+    let mut written = Vec::new();
+    for (seed, path) in outputs {
+        let start = Instant::now();
+        request.seed = *seed;
+        let pictures = pipeline.generate(&request, &mut |progress| display.observe(progress))?;
+        let parameters = parameters(&pipeline, &request, &files.name, &pictures[0])?;
+        png::write(path, &image(&pictures[0])?, Some(&parameters))?;
+        written.push(Written { path: path.clone(), seed: *seed, time: start.elapsed() });
+    }
+    display.finish();
+    Ok(written)
+}
+
+/// The seed and the file of every picture.
+fn outputs(arguments: &Arguments, first_seed: u64) -> Vec<(u64, PathBuf)> {
+    let path = |index: u64| {
+        if arguments.count == 1 {
+            return arguments.output.clone();
+        }
+        let stem = arguments.output.file_stem().unwrap_or_default().to_string_lossy();
+        let extension = arguments.output.extension().unwrap_or("png".as_ref()).to_string_lossy();
+        arguments.output.with_file_name(format!("{stem}-{}.{extension}", index + 1))
+    };
+    (0..arguments.count).map(|index| (first_seed.wrapping_add(index), path(index))).collect()
+}
+
+/// A seed that differs from run to run and is short enough to type.
+fn random_seed() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let now = now.unwrap_or_default();
+    (now.as_nanos() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
+}
+
+fn init_image(arguments: &Arguments, files: &ModelFiles) -> Result<Option<InitImage>> {
+    let Some(path) = &arguments.init_image else { return Ok(None) };
+    let [height, width] = files.default_size();
+    let [width, height] = arguments.size.unwrap_or([width, height]);
+    let image = Image::open(path)?.resize(width as u32, height as u32)?;
+    let rgb = image.pixels().iter().map(|&value| f32::from(value) / 255.0).collect();
+    Ok(Some(InitImage { rgb, strength: arguments.strength }))
+}
+
+/// What other programs read from a picture to draw it again.
+fn parameters(
+    pipeline: &Pipeline,
+    request: &Request,
+    model: &str,
+    picture: &Picture,
+) -> Result<Parameters> {
+    let scheduler = match request.scheduler {
+        Some(kind) => kind,
+        None => pipeline.default_scheduler()?,
+    };
+    let strength = request.init_image.as_ref().map(|image| image.strength);
+    let more = strength.map(|strength| ("Denoising strength".to_owned(), strength.to_string()));
+    Ok(Parameters {
+        prompt: request.prompt.clone(),
+        negative_prompt: request.negative_prompt.clone(),
+        steps: request.steps,
+        scheduler: scheduler.to_string(),
+        guidance_scale: request.guidance_scale,
+        seed: request.seed,
+        width: picture.width as u32,
+        height: picture.height as u32,
+        model: model.to_owned(),
+        more: more.into_iter().collect(),
+    })
+}
+
+fn image(picture: &Picture) -> Result<Image> {
+    Image::new(picture.width as u32, picture.height as u32, picture.to_rgb8())
+}
+
+fn report(arguments: &Arguments, device: &Device, plan: &Plan, written: &[Written]) -> Result<()> {
+    let memory = device.memory_stats();
+    if let Some(path) = &arguments.trace {
+        atomic::write(path, |file| file.write_all(device.profile().chrome_trace().as_bytes()))?;
+    }
+    if arguments.json {
+        let pictures: Vec<_> = written
+            .iter()
+            .map(|picture| {
+                let seconds = picture.time.as_secs_f64();
+                json!({ "path": picture.path, "seed": picture.seed, "seconds": seconds })
+            })
+            .collect();
+        let mut document = json!({
+            "device": device.info(), "plan": plan, "pictures": pictures, "memory": memory,
+            "peak_bytes": memory.peak_held_bytes, "predicted_peak_bytes": plan.peak_bytes,
+        });
+        if arguments.profile {
+            document["profile"] = json!(device.profile().report());
+        }
+        println!("{document}");
+        return Ok(());
+    }
+    for picture in written {
+        let (path, seconds) = (picture.path.display(), picture.time.as_secs_f64());
+        println!("{path}  seed {}  {seconds:.2} s on {}", picture.seed, device.info().name);
+    }
+    let gb = |bytes: u64| bytes as f64 / 1e9;
+    let (peak, predicted) = (memory.peak_held_bytes, plan.peak_bytes);
+    eprintln!("peak memory {:.3} GB, predicted {:.3} GB", gb(peak), gb(predicted));
+    if arguments.profile {
+        println!("\n{}", device.profile().report());
+    }
+    Ok(())
+}

@@ -1,0 +1,246 @@
+//! The program `sd` as a person runs it.
+
+#[allow(dead_code, reason = "each test program uses its part")]
+#[path = "common/random_model.rs"]
+mod random_model;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use ellesmere::hardware::detect;
+use ellesmere::io::image::Image;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The program, which `cargo test` builds beside the tests.
+fn program() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let profile = test.parent().and_then(Path::parent).unwrap();
+    let program = profile.join("examples").join(format!("sd{}", std::env::consts::EXE_SUFFIX));
+    assert!(program.exists(), "{} is missing: cargo build --example sd", program.display());
+    program
+}
+
+fn sd(folder: &TempDir, arguments: &[&str]) -> Output {
+    Command::new(program())
+        .args(arguments)
+        .current_dir(folder.path())
+        .env("ELLESMERE_CACHE_DIR", folder.path().join("cache"))
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Runs a command that must fail with `status` and one line that contains every one of `words`,
+/// and that must leave no picture.
+#[track_caller]
+fn refused(arguments: &[&str], status: i32, words: &[&str]) {
+    let folder = TempDir::new().unwrap();
+    let output = sd(&folder, arguments);
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(status), "{arguments:?}: {message}");
+    for word in words {
+        assert!(message.contains(word), "{arguments:?} says {message:?}, not {word:?}");
+    }
+    assert!(!message.contains("panicked"), "{message}");
+    // clap's own messages end with a usage and a hint; ours are one line.
+    if !message.contains("--help") {
+        assert_eq!(message.trim_end().lines().count(), 1, "{message}");
+    }
+    assert!(!folder.path().join("picture.png").exists());
+}
+
+#[test]
+fn draws_a_picture_with_its_parameters_inside() {
+    let folder = TempDir::new().unwrap();
+    let output = sd(
+        &folder,
+        &[
+            "sunset over the sea with a white boat",
+            "--device",
+            "cpu",
+            "--steps",
+            "2",
+            "--seed",
+            "7",
+        ],
+    );
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).starts_with("picture.png  seed 7"), "{}", text(&output.stdout));
+    let picture = folder.path().join("picture.png");
+    let image = Image::open(&picture).unwrap();
+    assert_eq!((image.width(), image.height()), (128, 128));
+    let bytes = text(&std::fs::read(&picture).unwrap());
+    assert!(bytes.contains("parameters"));
+    assert!(bytes.contains("sunset over the sea with a white boat\nSteps: 2, Sampler: "));
+    assert!(bytes.contains("Seed: 7, Size: 128x128, Model: demo"));
+}
+
+#[test]
+fn the_same_seed_is_the_same_picture_and_the_next_seed_another() {
+    let folder = TempDir::new().unwrap();
+    let draw = |seed: &str, name: &str| {
+        let arguments =
+            ["a red house", "--device", "cpu", "--steps", "1", "--seed", seed, "--output", name];
+        assert!(sd(&folder, &arguments).status.success());
+        Image::open(&folder.path().join(name)).unwrap().pixels().to_vec()
+    };
+    let first = draw("5", "a.png");
+    assert_eq!(first, draw("5", "b.png"));
+    assert_ne!(first, draw("6", "c.png"));
+}
+
+#[test]
+fn several_pictures_have_consecutive_seeds_and_numbered_files() {
+    let folder = TempDir::new().unwrap();
+    let arguments = ["a tower", "--count", "2", "--seed", "3", "--steps", "1", "--json"];
+    let output = sd(&folder, &[&arguments[..], &["--device", "cpu", "--profile"]].concat());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    for (index, seed) in [3, 4].into_iter().enumerate() {
+        let picture = &document["pictures"][index];
+        assert_eq!(picture["seed"], seed);
+        assert_eq!(picture["path"], format!("picture-{}.png", index + 1));
+        assert!(folder.path().join(picture["path"].as_str().unwrap()).exists());
+    }
+    assert_eq!(document["peak_bytes"], document["predicted_peak_bytes"]);
+    assert!(!document["profile"]["kernels"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn starts_from_a_picture() {
+    let folder = TempDir::new().unwrap();
+    let common = ["--device", "cpu", "--seed", "1"];
+    let first = sd(&folder, &[&["desert at day", "--steps", "2"][..], &common].concat());
+    assert!(first.status.success(), "{}", text(&first.stderr));
+    let again = [
+        "desert at night",
+        "--init-image",
+        "picture.png",
+        "--strength",
+        "0.5",
+        "--output",
+        "b.png",
+    ];
+    let again = sd(&folder, &[&again[..], &["--steps", "4"], &common].concat());
+    assert!(again.status.success(), "{}", text(&again.stderr));
+    let bytes = text(&std::fs::read(folder.path().join("b.png")).unwrap());
+    assert!(bytes.contains("Denoising strength: 0.5"));
+}
+
+#[test]
+fn a_plan_prints_what_it_would_take_and_draws_nothing() {
+    let folder = TempDir::new().unwrap();
+    let output = sd(&folder, &["a boat", "--plan", "--device", "cpu"]);
+    assert!(output.status.success());
+    let plan = text(&output.stdout);
+    for word in ["peak memory", "kernel launches", "TFLOP"] {
+        assert!(plan.contains(word), "{plan}");
+    }
+    let json = sd(&folder, &["a boat", "--plan", "--json", "--device", "cpu"]);
+    let plan: Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert!(plan["peak_bytes"].as_u64().unwrap() > 1_000_000);
+    assert!(!folder.path().join("picture.png").exists());
+}
+
+#[test]
+fn a_profile_and_a_trace_tell_where_the_time_went() {
+    let folder = TempDir::new().unwrap();
+    let arguments = ["a tree", "--steps", "1", "--device", "cpu", "--profile", "--trace", "t.json"];
+    let output = sd(&folder, &arguments);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    for word in ["unet", "vae decode", "text encoder", "GFLOP/s"] {
+        assert!(text(&output.stdout).contains(word), "{}", text(&output.stdout));
+    }
+    let trace = std::fs::read(folder.path().join("t.json")).unwrap();
+    let trace: Value = serde_json::from_slice(&trace).unwrap();
+    assert!(trace["traceEvents"].as_array().unwrap().len() > 100);
+}
+
+#[test]
+fn lists_devices() {
+    let output = sd(&TempDir::new().unwrap(), &["--list-devices"]);
+    assert!(output.status.success());
+    assert!(text(&output.stdout).contains("cpu"));
+}
+
+#[test]
+fn a_long_prompt_is_cut_and_says_so() {
+    let folder = TempDir::new().unwrap();
+    let prompt = format!("{} lighthouse", "a boat on the sea ".repeat(30));
+    let output = sd(&folder, &[&prompt, "--steps", "1", "--device", "cpu"]);
+    assert!(output.status.success());
+    let message = text(&output.stderr);
+    assert!(message.contains("too long") && message.contains("lighthouse"), "{message}");
+}
+
+#[test]
+fn misuse_is_one_line_that_names_the_flag() {
+    refused(&["a", "--size", "100x100"], 2, &["--size", "multiples of 8"]);
+    refused(&["a", "--size", "big"], 2, &["--size", "WIDTHxHEIGHT"]);
+    refused(&["a", "--steps", "0"], 2, &["steps", "got 0"]);
+    refused(&["a", "--scheduler", "nope"], 2, &["nope", "euler"]);
+    refused(&["a", "--dtype", "f8"], 2, &["--dtype", "f32 or f16"]);
+    refused(&["a", "--guidance", "-1"], 2, &["guidance", "got -1"]);
+    refused(&["a", "--memory-budget", "4"], 2, &["--memory-budget", "unit"]);
+    refused(&["a", "--strength", "0.5"], 2, &["--init-image"]);
+    refused(&[], 2, &["PROMPT"]);
+}
+
+#[test]
+fn a_device_that_is_not_there_is_named_with_those_that_are() {
+    refused(&["a", "--device", "opencl:99"], 1, &["opencl:99", "cpu"]);
+    refused(&["a", "--device", "toaster"], 2, &["toaster", "auto, cpu or opencl:N"]);
+}
+
+#[test]
+fn a_budget_that_is_too_small_says_so_before_anything_is_drawn() {
+    let arguments = ["a", "--device", "cpu", "--memory-budget", "2MB"];
+    refused(&arguments, 1, &["out of memory", "2000000 B", "--memory-budget"]);
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_found_before_the_work() {
+    // So many steps would take minutes: this returns at once or not in time.
+    let output = ["a", "--device", "cpu", "--steps", "1000", "--output"];
+    refused(&[&output[..], &["no/such/folder/a.png"]].concat(), 1, &["no/such/folder/a.png"]);
+    refused(&[&output[..], &["."]].concat(), 1, &["."]);
+}
+
+#[test]
+fn an_init_image_that_is_none_is_named() {
+    let arguments = |path| ["a", "--device", "cpu", "--init-image", path];
+    refused(&arguments("missing.png"), 1, &["missing.png"]);
+    refused(&arguments(env!("CARGO_MANIFEST_PATH")), 1, &["Cargo.toml"]);
+}
+
+#[test]
+fn a_model_that_is_broken_is_one_line_that_names_the_file() {
+    refused(&["a", "--model", "missing"], 1, &["missing"]);
+    let model = random_model::write("bk-tiny");
+    let weights = model.path().join("unet/diffusion_pytorch_model.safetensors");
+    let bytes = std::fs::read(&weights).unwrap();
+    std::fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
+    let folder = model.path().to_str().unwrap();
+    let message = ["unet", "diffusion_pytorch_model.safetensors"];
+    refused(&["a", "--device", "cpu", "--model", folder], 1, &message);
+}
+
+#[test]
+fn a_folder_of_other_weights_draws_on_every_device() {
+    let model = random_model::write("bk-tiny");
+    let path = model.path().to_str().unwrap();
+    for entry in detect().entries {
+        // A software rasteriser takes half a minute for a picture.
+        if entry.unusable().is_some() || !entry.info.prefers_register_tiles() {
+            continue;
+        }
+        let folder = TempDir::new().unwrap();
+        let arguments = ["a", "--model", path, "--size", "64x64", "--dtype", "f16", "--steps", "2"];
+        let output = sd(&folder, &[&arguments[..], &["--device", &entry.id]].concat());
+        assert!(output.status.success(), "{}: {}", entry.id, text(&output.stderr));
+    }
+}
