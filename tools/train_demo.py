@@ -1,0 +1,330 @@
+#!/usr/bin/env python3
+"""Trains the demo model: the Stable Diffusion 1.x architecture, small, on drawn scenes.
+
+    python tools/train_demo.py --work /tmp/demo --export examples/assets/demo
+
+Three stages run in turn: a pool of scenes is drawn (tools/scenes.py), an autoencoder is
+trained on it, and a UNet with its text encoder is trained on the latents. Each stage has a
+budget in minutes, saves checkpoints to --work, and goes on from the last one when the
+script is started again; Ctrl-C saves before it stops. The learning rate falls to zero over
+the budget, so give the budget that you mean to wait for.
+
+Two CPU cores with bf16 (Zen 4) need about 40 minutes for each of the two trainings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from demo_model import build_text_encoder, build_tokenizer, build_unet, build_vae, export, make_scheduler, tokenize
+from scene_captions import all_words, caption
+from scenes import Scene, draw, object_mask, random_scene
+from torch.nn import functional
+
+CROP = 64
+
+
+@dataclass
+class Settings:
+    """What every stage needs to know."""
+
+    work: Path
+    device: torch.device
+    half: bool
+    compile: bool
+    save_minutes: float
+
+    def autocast(self):
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.half)
+
+    def compiled(self, function: Callable) -> Callable:
+        return torch.compile(function, dynamic=False) if self.compile else function
+
+
+# --- the pool ----------------------------------------------------------------------
+
+
+def pool_scenes(count: int, seed: int = 1) -> list[Scene]:
+    rng = np.random.default_rng(seed)
+    return [random_scene(rng) for _ in range(count)]
+
+
+def draw_one(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    return draw(scene), (object_mask(scene) * 255).astype(np.uint8)
+
+
+def load_pool(work: Path, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures [count, 3, 128, 128] and object masks [count, 1, 128, 128], u8; drawn once."""
+    path = work / f"pool-{count}.npz"
+    if not path.exists():
+        print(f"drawing {count} scenes", flush=True)
+        with ProcessPoolExecutor() as workers:
+            drawn = list(workers.map(draw_one, pool_scenes(count), chunksize=64))
+        pictures, masks = (np.stack(part) for part in zip(*drawn))
+        np.savez(path, pictures=pictures, masks=masks)
+    pool = np.load(path)
+    pictures = torch.from_numpy(pool["pictures"]).permute(0, 3, 1, 2).contiguous()
+    return pictures, torch.from_numpy(pool["masks"])[:, None]
+
+
+# --- a budgeted, resumable loop ----------------------------------------------------
+
+
+def train(
+    name: str,
+    settings: Settings,
+    minutes: float,
+    modules: dict[str, torch.nn.Module],
+    peak_rate: float,
+    step: Callable[[int, float], tuple[torch.Tensor, dict[str, float]]],
+    averages: dict[str, torch.nn.Module] | None = None,
+    on_save: Callable[[], None] | None = None,
+) -> None:
+    """Runs `step(index, progress)` until the budget is spent; it returns loss and numbers to print.
+
+    Progress is the share of the budget that has been spent in training, so the schedule
+    fits a slow or a busy machine. `averages` follow `modules` as exponential averages.
+    """
+    path = settings.work / f"{name}.pt"
+    parameters = [p for module in modules.values() for p in module.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=peak_rate, betas=(0.9, 0.99), weight_decay=1e-3)
+    index, spent = 0, 0.0
+    if path.exists():
+        state = torch.load(path, map_location=settings.device, weights_only=True)
+        index, spent = state["index"], state["spent"]
+        optimizer.load_state_dict(state["optimizer"])
+        for key, module in {**modules, **{f"average {k}": m for k, m in (averages or {}).items()}}.items():
+            module.load_state_dict(state[key])
+        print(f"{name}: going on at step {index} after {spent / 60:.1f} minutes", flush=True)
+
+    def save() -> None:
+        kept = {**modules, **{f"average {k}": m for k, m in (averages or {}).items()}}
+        state = {key: module.state_dict() for key, module in kept.items()}
+        state |= {"index": index, "spent": spent, "optimizer": optimizer.state_dict()}
+        torch.save(state, path.with_suffix(".tmp"))
+        path.with_suffix(".tmp").rename(path)
+
+    budget, saved_at, shown, total = minutes * 60, spent, time.time(), {}
+    try:
+        while spent < budget:
+            started = time.time()
+            progress = min(spent / budget, 1.0)
+            warm = min(1.0, (index + 1) / 100)
+            for group in optimizer.param_groups:
+                group["lr"] = peak_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+            loss, numbers = step(index, progress)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            index += 1
+            for key, average in (averages or {}).items():
+                follow(average, modules[key], min(0.999, (index + 1) / (index + 10)))
+            for key, value in numbers.items():
+                total[key] = total.get(key, 0.0) + value
+            total["steps"] = total.get("steps", 0) + 1
+            spent += time.time() - started
+            if time.time() - shown > 20:
+                count = total.pop("steps")
+                means = "  ".join(f"{key} {value / count:.4f}" for key, value in total.items())
+                pace = (time.time() - shown) / count
+                left = (budget - spent) / 60
+                print(f"{name}: step {index}  {means}  {pace:.2f} s/step  {left:.1f} min left", flush=True)
+                shown, total = time.time(), {}
+            if spent - saved_at > settings.save_minutes * 60:
+                save()
+                saved_at = spent
+                if on_save:
+                    on_save()
+    except KeyboardInterrupt:
+        save()
+        raise SystemExit(f"{name}: stopped and saved at step {index}") from None
+    if saved_at < spent:
+        save()
+
+
+@torch.no_grad()
+def follow(average: torch.nn.Module, module: torch.nn.Module, decay: float) -> None:
+    torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), 1 - decay)
+
+
+# --- the autoencoder ---------------------------------------------------------------
+
+
+def crops(rng: np.random.Generator, masks: torch.Tensor, chosen: np.ndarray) -> list[tuple[int, int, int]]:
+    """A crop of each chosen picture; two of three are centred near an object's pixel."""
+    corners = []
+    for picture in chosen:
+        y, x = rng.integers(0, 128 - CROP + 1, 2)
+        if rng.random() < 0.66:
+            inside = torch.nonzero(masks[picture, 0, ::4, ::4] > 128)
+            if len(inside):
+                centre = inside[rng.integers(len(inside))] * 4
+                y, x = (int(np.clip(c - CROP // 2 + rng.integers(-16, 17), 0, 128 - CROP)) for c in centre.tolist())
+        corners.append((int(picture), int(y), int(x)))
+    return corners
+
+
+def train_vae(settings: Settings, pictures: torch.Tensor, masks: torch.Tensor, minutes: float) -> torch.nn.Module:
+    vae = build_vae().to(settings.device, memory_format=torch.channels_last)
+    rng = np.random.default_rng(int(time.time()))
+
+    def batch(progress: float) -> tuple[torch.Tensor, torch.Tensor]:
+        whole = progress > 0.85  # the last steps see whole pictures, as decoding will
+        chosen = rng.integers(0, len(pictures), 4 if whole else 16)
+        at = [(int(p), 0, 0) for p in chosen] if whole else crops(rng, masks, chosen)
+        edge = 128 if whole else CROP
+        cut = lambda pool: torch.stack([pool[p, :, y : y + edge, x : x + edge] for p, y, x in at]).to(settings.device)
+        x, mask = cut(pictures).float() / 127.5 - 1, cut(masks).float() / 255
+        if rng.random() < 0.5:
+            x, mask = x.flip(-1), mask.flip(-1)
+        return x.contiguous(memory_format=torch.channels_last), mask
+
+    @settings.compiled
+    def there_and_back(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with settings.autocast():
+            mean, logvar = vae.quant_conv(vae.encoder(x)).float().chunk(2, dim=1)
+            logvar = logvar.clamp(-30, 20)
+            latent = mean + (0.5 * logvar).exp() * torch.randn_like(mean)
+            y = vae.decoder(vae.post_quant_conv(latent))
+        return y.float(), 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
+
+    def step(_: int, progress: float) -> tuple[torch.Tensor, dict[str, float]]:
+        x, mask = batch(progress)
+        y, spread = there_and_back(x)
+        weight = 1 + 2 * mask
+        flat = ((y - x).abs() * weight).mean()
+        across = ((y.diff(dim=-1) - x.diff(dim=-1)).abs() * weight[..., 1:]).mean()
+        down = ((y.diff(dim=-2) - x.diff(dim=-2)).abs() * weight[..., 1:, :]).mean()
+        loss = flat + across + down + 1e-4 * spread
+        difference = (y.detach() - x).abs()
+        on_object = (difference * mask).sum() / (3 * mask.sum() + 1)
+        return loss, {"error": difference.mean().item(), "on object": on_object.item(), "kl": spread.item()}
+
+    train("vae", settings, minutes, {"vae": vae}, 1.5e-3, step)
+    return vae.eval()
+
+
+# --- the UNet and its text encoder -------------------------------------------------
+
+
+@torch.no_grad()
+def encode_pool(settings: Settings, vae: torch.nn.Module, pictures: torch.Tensor) -> torch.Tensor:
+    """The pool's latents, [count, 4, 16, 16], not yet scaled; encoded once."""
+    path = settings.work / "latents.pt"
+    if path.exists():
+        return torch.load(path, weights_only=True)
+
+    @settings.compiled
+    def encode(x: torch.Tensor) -> torch.Tensor:
+        with settings.autocast():
+            return vae.quant_conv(vae.encoder(x)).float().chunk(2, dim=1)[0]
+
+    started, latents = time.time(), []
+    for first in range(0, len(pictures), 50):
+        x = (pictures[first : first + 50].to(settings.device).float() / 127.5 - 1)
+        latents.append(encode(x.contiguous(memory_format=torch.channels_last)).cpu())
+        if first % 2000 == 0:
+            left = (time.time() - started) * (len(pictures) - first) / (first + 50) / 60
+            print(f"encoding: {first} of {len(pictures)}, {left:.1f} min left", flush=True)
+    result = torch.cat(latents).contiguous()
+    torch.save(result, path)
+    return result
+
+
+def train_unet(settings: Settings, vae: torch.nn.Module, pictures: torch.Tensor, minutes: float, batch: int, folder: Path):
+    latents = encode_pool(settings, vae, pictures)
+    scale = float(1 / latents.std())
+    vae.register_to_config(scaling_factor=round(scale, 5))
+    latents = (latents * vae.config.scaling_factor).to(settings.device)
+    scenes = pool_scenes(len(latents))
+    words = all_words()
+    tokenizer = build_tokenizer(settings.work / "tokenizer", words)
+    unet = build_unet().to(settings.device)
+    text_encoder = build_text_encoder(tokenizer).to(settings.device)
+    averages = {"unet": copy.deepcopy(unet), "text encoder": copy.deepcopy(text_encoder)}
+    signal_share = make_scheduler().alphas_cumprod.to(settings.device)
+    rng = np.random.default_rng(int(time.time()))
+
+    @settings.compiled
+    def predict(noisy: torch.Tensor, t: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        with settings.autocast():
+            context = text_encoder(ids).last_hidden_state
+            return unet(noisy, t, context).sample.float()
+
+    def step(_: int, progress: float) -> tuple[torch.Tensor, dict[str, float]]:
+        chosen = rng.integers(0, len(latents), batch)
+        # One in ten without words, for guidance.
+        texts = ["" if rng.random() < 0.1 else caption(scenes[i], rng) for i in chosen]
+        ids = tokenize(tokenizer, texts).to(settings.device)
+        clean = latents[torch.from_numpy(chosen)]
+        noise = torch.randn_like(clean)
+        t = torch.randint(0, 1000, (batch,), device=settings.device)
+        share = signal_share[t][:, None, None, None]
+        predicted = predict(share.sqrt() * clean + (1 - share).sqrt() * noise, t, ids)
+        error = ((predicted - noise) ** 2).mean((1, 2, 3))
+        # Min-SNR weights: nearly clean latents would otherwise take most of the effort.
+        ratio = (share / (1 - share)).flatten()
+        loss = (error * ratio.clamp(max=5) / ratio).mean()
+        return loss, {"loss": loss.item(), "error": error.mean().item()}
+
+    def write() -> None:
+        export(folder, vae, averages["unet"], averages["text encoder"], words)
+        print(f"unet: exported to {folder}", flush=True)
+
+    modules = {"unet": unet, "text encoder": text_encoder}
+    train("unet", settings, minutes, modules, 1.2e-3, step, averages, write)
+    write()
+
+
+# --- command line ------------------------------------------------------------------
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for the pool, checkpoints and latents (2 GB)")
+    parser.add_argument("--export", type=Path, required=True, help="folder for the model, written at every checkpoint")
+    parser.add_argument("--scenes", type=int, default=12000, help="scenes in the pool (default %(default)s)")
+    parser.add_argument("--vae-minutes", type=float, default=40, help="budget of the autoencoder (default %(default)s)")
+    parser.add_argument("--unet-minutes", type=float, default=45, help="budget of the UNet (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=32, help="latents in a step of the UNet (default %(default)s)")
+    parser.add_argument("--save-minutes", type=float, default=3, help="between checkpoints (default %(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default %(default)s)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves the choice to torch")
+    parser.add_argument("--full-precision", action="store_true", help="f32 arithmetic instead of bf16")
+    parser.add_argument("--no-compile", action="store_true", help="without torch.compile: slower, but needs no C++ compiler")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse()
+    # A process started in the background ignores Ctrl-C unless told otherwise.
+    for interrupt in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(interrupt, signal.default_int_handler)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    settings = Settings(
+        work=arguments.work,
+        device=torch.device(arguments.device),
+        half=not arguments.full_precision,
+        compile=not arguments.no_compile,
+        save_minutes=arguments.save_minutes,
+    )
+    pictures, masks = load_pool(arguments.work, arguments.scenes)
+    vae = train_vae(settings, pictures, masks, arguments.vae_minutes)
+    train_unet(settings, vae, pictures, arguments.unet_minutes, arguments.batch, arguments.export)
+
+
+if __name__ == "__main__":
+    main()
