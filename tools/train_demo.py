@@ -3,13 +3,13 @@
 
     python tools/train_demo.py --work /tmp/demo --export examples/assets/demo
 
-Three stages run in turn: a pool of scenes is drawn (tools/scenes.py), an autoencoder is
-trained on it, and a UNet with its text encoder is trained on the latents. Each stage has a
-budget in minutes, saves checkpoints to --work, and goes on from the last one when the
-script is started again; Ctrl-C saves before it stops. The learning rate falls to zero over
+A pool of scenes is drawn (tools/scenes.py); then an autoencoder is trained on it, a UNet with
+its text encoder on the latents, and last the decoder once more. Each training has a budget
+in minutes, saves checkpoints to --work, and goes on from the last one when the script is
+started again; Ctrl-C saves before it stops. The learning rate falls to zero over
 the budget, so give the budget that you mean to wait for.
 
-Two CPU cores with bf16 (Zen 4) need about 40 minutes for each of the two trainings.
+Two CPU cores with bf16 (Zen 4) need about 40 minutes for each of the first two.
 """
 
 from __future__ import annotations
@@ -162,7 +162,8 @@ def follow(average: torch.nn.Module, module: torch.nn.Module, decay: float) -> N
 
 
 def crops(rng: np.random.Generator, masks: torch.Tensor, chosen: np.ndarray) -> list[tuple[int, int, int]]:
-    """A crop of each chosen picture; two of three are centred near an object's pixel."""
+    """Picture, top and left of a crop of each chosen picture, on the grid of the latents;
+    two of three are centred near an object's pixel."""
     corners = []
     for picture in chosen:
         y, x = rng.integers(0, 128 - CROP + 1, 2)
@@ -171,8 +172,19 @@ def crops(rng: np.random.Generator, masks: torch.Tensor, chosen: np.ndarray) -> 
             if len(inside):
                 centre = inside[rng.integers(len(inside))] * 4
                 y, x = (int(np.clip(c - CROP // 2 + rng.integers(-16, 17), 0, 128 - CROP)) for c in centre.tolist())
-        corners.append((int(picture), int(y), int(x)))
+        corners.append((int(picture), int(y) // 8 * 8, int(x) // 8 * 8))
     return corners
+
+
+def picture_loss(y: torch.Tensor, x: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
+    """L1 of pixels and of differences between neighbours (edges); objects count three times."""
+    weight = 1 + 2 * mask
+    flat = ((y - x).abs() * weight).mean()
+    across = ((y.diff(dim=-1) - x.diff(dim=-1)).abs() * weight[..., 1:]).mean()
+    down = ((y.diff(dim=-2) - x.diff(dim=-2)).abs() * weight[..., 1:, :]).mean()
+    difference = (y.detach() - x).abs()
+    on_object = (difference * mask).sum() / (3 * mask.sum() + 1)
+    return flat + across + down, {"error": difference.mean().item(), "on object": on_object.item()}
 
 
 def train_vae(settings: Settings, pictures: torch.Tensor, masks: torch.Tensor, minutes: float) -> torch.nn.Module:
@@ -202,14 +214,8 @@ def train_vae(settings: Settings, pictures: torch.Tensor, masks: torch.Tensor, m
     def step(_: int, progress: float) -> tuple[torch.Tensor, dict[str, float]]:
         x, mask = batch(progress)
         y, spread = there_and_back(x)
-        weight = 1 + 2 * mask
-        flat = ((y - x).abs() * weight).mean()
-        across = ((y.diff(dim=-1) - x.diff(dim=-1)).abs() * weight[..., 1:]).mean()
-        down = ((y.diff(dim=-2) - x.diff(dim=-2)).abs() * weight[..., 1:, :]).mean()
-        loss = flat + across + down + 1e-4 * spread
-        difference = (y.detach() - x).abs()
-        on_object = (difference * mask).sum() / (3 * mask.sum() + 1)
-        return loss, {"error": difference.mean().item(), "on object": on_object.item(), "kl": spread.item()}
+        loss, numbers = picture_loss(y, x, mask)
+        return loss + 1e-4 * spread, {**numbers, "kl": spread.item()}
 
     train("vae", settings, minutes, {"vae": vae}, 1.5e-3, step)
     return vae.eval()
@@ -285,6 +291,39 @@ def train_unet(settings: Settings, vae: torch.nn.Module, pictures: torch.Tensor,
     modules = {"unet": unet, "text encoder": text_encoder}
     train("unet", settings, minutes, modules, 1.2e-3, step, averages, write)
     write()
+    return write
+
+
+# --- the decoder, once more --------------------------------------------------------
+
+
+def polish_decoder(settings: Settings, vae: torch.nn.Module, pictures: torch.Tensor, masks: torch.Tensor, minutes: float) -> None:
+    """Goes on with the decoder alone: the latents, and so the UNet, stay as they are. A
+    little noise on the latents stands for the UNet's errors."""
+    latents = encode_pool(settings, vae, pictures)
+    noise = 0.03 * float(latents.std())
+    rng = np.random.default_rng(int(time.time()))
+
+    @settings.compiled
+    def decode(latent: torch.Tensor) -> torch.Tensor:
+        with settings.autocast():
+            return vae.decoder(vae.post_quant_conv(latent)).float()
+
+    def step(_: int, progress: float) -> tuple[torch.Tensor, dict[str, float]]:
+        whole = progress > 0.6
+        chosen = rng.integers(0, len(pictures), 4 if whole else 16)
+        at = [(int(p), 0, 0) for p in chosen] if whole else crops(rng, masks, chosen)
+        edge = 128 if whole else CROP
+        cut = lambda pool, by: torch.stack(
+            [pool[p, :, y // by : (y + edge) // by, x // by : (x + edge) // by] for p, y, x in at]
+        ).to(settings.device)
+        latent = cut(latents, 8).contiguous(memory_format=torch.channels_last)
+        x = (cut(pictures, 1).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        y = decode(latent + noise * torch.randn_like(latent))
+        return picture_loss(y, x, cut(masks, 1).float() / 255)
+
+    modules = {"decoder": vae.decoder, "post quant conv": vae.post_quant_conv}
+    train("polish", settings, minutes, modules, 6e-4, step)
 
 
 # --- command line ------------------------------------------------------------------
@@ -297,6 +336,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--scenes", type=int, default=12000, help="scenes in the pool (default %(default)s)")
     parser.add_argument("--vae-minutes", type=float, default=40, help="budget of the autoencoder (default %(default)s)")
     parser.add_argument("--unet-minutes", type=float, default=45, help="budget of the UNet (default %(default)s)")
+    parser.add_argument("--polish-minutes", type=float, default=15, help="budget of the decoder alone (default %(default)s)")
     parser.add_argument("--batch", type=int, default=32, help="latents in a step of the UNet (default %(default)s)")
     parser.add_argument("--save-minutes", type=float, default=3, help="between checkpoints (default %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default %(default)s)")
@@ -323,7 +363,9 @@ def main() -> None:
     )
     pictures, masks = load_pool(arguments.work, arguments.scenes)
     vae = train_vae(settings, pictures, masks, arguments.vae_minutes)
-    train_unet(settings, vae, pictures, arguments.unet_minutes, arguments.batch, arguments.export)
+    write = train_unet(settings, vae, pictures, arguments.unet_minutes, arguments.batch, arguments.export)
+    polish_decoder(settings, vae, pictures, masks, arguments.polish_minutes)
+    write()
 
 
 if __name__ == "__main__":
