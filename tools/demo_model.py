@@ -156,6 +156,11 @@ def export(folder: Path, vae, unet, text_encoder, words: list[str]) -> None:
     parts = [copy.deepcopy(module).to("cpu", torch.float16) for module in (vae, unet, text_encoder)]
     make_pipeline(*parts, tokenizer).save_pretrained(folder, safe_serialization=True)
     # The four files that every reader of CLIP tokenizers knows, whatever this version adds.
-    for written in (folder / "tokenizer").iterdir():
-        written.unlink()
+    for extra in (folder / "tokenizer").iterdir():
+        extra.unlink()
     build_tokenizer(folder / "tokenizer", words)
+    # JSON has no -Infinity, which diffusers writes for this default.
+    written = folder / "scheduler" / "scheduler_config.json"
+    settings = json.loads(written.read_text())
+    settings.pop("lambda_min_clipped", None)
+    written.write_text(json.dumps(settings, indent=2) + "\n")

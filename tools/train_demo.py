@@ -26,6 +26,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed
+import torch.multiprocessing
 from demo_model import build_text_encoder, build_tokenizer, build_unet, build_vae, export, make_scheduler, tokenize
 from scene_captions import all_words, caption
 from scenes import Scene, draw, object_mask, random_scene
@@ -42,10 +44,44 @@ class Settings:
     device: torch.device
     half: bool
     compile: bool
+    crops: int
     save_minutes: float
+    rank: int  # which of the processes that share the work, and how many they are
+    processes: int
 
     def autocast(self):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.half)
+
+    @property
+    def layout(self) -> torch.memory_format:
+        # Without compilation the group norms of channels-last tensors are slow on a CPU.
+        fast = self.compile or self.device.type != "cpu"
+        return torch.channels_last if fast else torch.contiguous_format
+
+    def clock(self) -> float:
+        """Seconds of computing: on a busy CPU, waiting for other programs does not count."""
+        return time.process_time() / torch.get_num_threads() if self.device.type == "cpu" else time.time()
+
+    def share(self, gradients: list[torch.Tensor], seconds: float) -> float:
+        """Averages gradients, in place, and seconds over the processes."""
+        if self.processes == 1:
+            return seconds
+        flat = torch.cat([*(g.flatten() for g in gradients), torch.tensor([seconds], device=self.device)])
+        torch.distributed.all_reduce(flat)
+        flat /= self.processes
+        for gradient, mean in zip(gradients, flat[:-1].split([g.numel() for g in gradients])):
+            gradient.copy_(mean.view_as(gradient))
+        return flat[-1].item()
+
+    def wait(self) -> None:
+        if self.processes > 1:
+            torch.distributed.barrier()
+
+    def random(self) -> np.random.Generator:
+        """A generator that differs between processes and runs; seeds torch's too."""
+        seed = time.time_ns() // 1000 * self.processes + self.rank
+        torch.manual_seed(seed)
+        return np.random.default_rng(seed)
 
     def compiled(self, function: Callable) -> Callable:
         return torch.compile(function, dynamic=False) if self.compile else function
@@ -93,7 +129,7 @@ def train(
     """Runs `step(index, progress)` until the budget is spent; it returns loss and numbers to print.
 
     Progress is the share of the budget that has been spent in training, so the schedule
-    fits a slow or a busy machine. `averages` follow `modules` as exponential averages.
+    fits a slow machine, and is not cut short on a busy one. `averages` follow `modules` as exponential averages.
     """
     path = settings.work / f"{name}.pt"
     parameters = [p for module in modules.values() for p in module.parameters()]
@@ -108,6 +144,8 @@ def train(
         print(f"{name}: going on at step {index} after {spent / 60:.1f} minutes", flush=True)
 
     def save() -> None:
+        if settings.rank > 0:
+            return
         kept = {**modules, **{f"average {k}": m for k, m in (averages or {}).items()}}
         state = {key: module.state_dict() for key, module in kept.items()}
         state |= {"index": index, "spent": spent, "optimizer": optimizer.state_dict()}
@@ -117,7 +155,7 @@ def train(
     budget, saved_at, shown, total = minutes * 60, spent, time.time(), {}
     try:
         while spent < budget:
-            started = time.time()
+            started = settings.clock()
             progress = min(spent / budget, 1.0)
             warm = min(1.0, (index + 1) / 100)
             for group in optimizer.param_groups:
@@ -125,6 +163,7 @@ def train(
             loss, numbers = step(index, progress)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            spent += settings.share([p.grad for p in parameters if p.grad is not None], settings.clock() - started)
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             index += 1
@@ -133,24 +172,24 @@ def train(
             for key, value in numbers.items():
                 total[key] = total.get(key, 0.0) + value
             total["steps"] = total.get("steps", 0) + 1
-            spent += time.time() - started
-            if time.time() - shown > 20:
+            if settings.rank == 0 and time.time() - shown > 20:
                 count = total.pop("steps")
                 means = "  ".join(f"{key} {value / count:.4f}" for key, value in total.items())
                 pace = (time.time() - shown) / count
                 left = (budget - spent) / 60
-                print(f"{name}: step {index}  {means}  {pace:.2f} s/step  {left:.1f} min left", flush=True)
+                print(f"{name}: step {index}  {means}  {pace:.2f} s/step  {left:.1f} min of computing left", flush=True)
                 shown, total = time.time(), {}
             if spent - saved_at > settings.save_minutes * 60:
                 save()
                 saved_at = spent
-                if on_save:
+                if on_save and settings.rank == 0:
                     on_save()
     except KeyboardInterrupt:
         save()
-        raise SystemExit(f"{name}: stopped and saved at step {index}") from None
+        raise SystemExit(f"{name}: stopped at step {index}") from None
     if saved_at < spent:
         save()
+    settings.wait()
 
 
 @torch.no_grad()
@@ -188,19 +227,20 @@ def picture_loss(y: torch.Tensor, x: torch.Tensor, mask: torch.Tensor) -> tuple[
 
 
 def train_vae(settings: Settings, pictures: torch.Tensor, masks: torch.Tensor, minutes: float) -> torch.nn.Module:
-    vae = build_vae().to(settings.device, memory_format=torch.channels_last)
-    rng = np.random.default_rng(int(time.time()))
+    torch.manual_seed(0)  # every process starts from the same weights
+    vae = build_vae().to(settings.device, memory_format=settings.layout)
+    rng = settings.random()
 
     def batch(progress: float) -> tuple[torch.Tensor, torch.Tensor]:
         whole = progress > 0.85  # the last steps see whole pictures, as decoding will
-        chosen = rng.integers(0, len(pictures), 4 if whole else 16)
+        chosen = rng.integers(0, len(pictures), 2 if whole else settings.crops)
         at = [(int(p), 0, 0) for p in chosen] if whole else crops(rng, masks, chosen)
         edge = 128 if whole else CROP
         cut = lambda pool: torch.stack([pool[p, :, y : y + edge, x : x + edge] for p, y, x in at]).to(settings.device)
         x, mask = cut(pictures).float() / 127.5 - 1, cut(masks).float() / 255
         if rng.random() < 0.5:
             x, mask = x.flip(-1), mask.flip(-1)
-        return x.contiguous(memory_format=torch.channels_last), mask
+        return x.contiguous(memory_format=settings.layout), mask
 
     @settings.compiled
     def there_and_back(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -227,25 +267,25 @@ def train_vae(settings: Settings, pictures: torch.Tensor, masks: torch.Tensor, m
 @torch.no_grad()
 def encode_pool(settings: Settings, vae: torch.nn.Module, pictures: torch.Tensor) -> torch.Tensor:
     """The pool's latents, [count, 4, 16, 16], not yet scaled; encoded once."""
-    path = settings.work / "latents.pt"
-    if path.exists():
-        return torch.load(path, weights_only=True)
+    parts = [settings.work / f"latents-{rank}-of-{settings.processes}.pt" for rank in range(settings.processes)]
 
     @settings.compiled
     def encode(x: torch.Tensor) -> torch.Tensor:
         with settings.autocast():
             return vae.quant_conv(vae.encoder(x)).float().chunk(2, dim=1)[0]
 
-    started, latents = time.time(), []
-    for first in range(0, len(pictures), 50):
-        x = (pictures[first : first + 50].to(settings.device).float() / 127.5 - 1)
-        latents.append(encode(x.contiguous(memory_format=torch.channels_last)).cpu())
-        if first % 2000 == 0:
-            left = (time.time() - started) * (len(pictures) - first) / (first + 50) / 60
-            print(f"encoding: {first} of {len(pictures)}, {left:.1f} min left", flush=True)
-    result = torch.cat(latents).contiguous()
-    torch.save(result, path)
-    return result
+    mine = pictures.tensor_split(settings.processes)[settings.rank]
+    if not parts[settings.rank].exists():
+        started, latents = time.time(), []
+        for first in range(0, len(mine), 40):
+            x = mine[first : first + 40].to(settings.device).float() / 127.5 - 1
+            latents.append(encode(x).cpu())
+            if first % 1000 == 0 and settings.rank == 0:
+                left = (time.time() - started) * (len(mine) - first) / (first + 40) / 60
+                print(f"encoding: {first} of {len(mine)}, {left:.1f} min left", flush=True)
+        torch.save(torch.cat(latents).contiguous(), parts[settings.rank])
+    settings.wait()
+    return torch.cat([torch.load(part, weights_only=True) for part in parts])
 
 
 def train_unet(settings: Settings, vae: torch.nn.Module, pictures: torch.Tensor, minutes: float, batch: int, folder: Path):
@@ -255,12 +295,13 @@ def train_unet(settings: Settings, vae: torch.nn.Module, pictures: torch.Tensor,
     latents = (latents * vae.config.scaling_factor).to(settings.device)
     scenes = pool_scenes(len(latents))
     words = all_words()
-    tokenizer = build_tokenizer(settings.work / "tokenizer", words)
+    tokenizer = build_tokenizer(settings.work / f"tokenizer-{settings.rank}", words)
+    torch.manual_seed(0)
     unet = build_unet().to(settings.device)
     text_encoder = build_text_encoder(tokenizer).to(settings.device)
     averages = {"unet": copy.deepcopy(unet), "text encoder": copy.deepcopy(text_encoder)}
     signal_share = make_scheduler().alphas_cumprod.to(settings.device)
-    rng = np.random.default_rng(int(time.time()))
+    rng = settings.random()
 
     @settings.compiled
     def predict(noisy: torch.Tensor, t: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
@@ -285,6 +326,8 @@ def train_unet(settings: Settings, vae: torch.nn.Module, pictures: torch.Tensor,
         return loss, {"loss": loss.item(), "error": error.mean().item()}
 
     def write() -> None:
+        if settings.rank > 0:
+            return
         export(folder, vae, averages["unet"], averages["text encoder"], words)
         print(f"unet: exported to {folder}", flush=True)
 
@@ -302,7 +345,7 @@ def polish_decoder(settings: Settings, vae: torch.nn.Module, pictures: torch.Ten
     little noise on the latents stands for the UNet's errors."""
     latents = encode_pool(settings, vae, pictures)
     noise = 0.03 * float(latents.std())
-    rng = np.random.default_rng(int(time.time()))
+    rng = settings.random()
 
     @settings.compiled
     def decode(latent: torch.Tensor) -> torch.Tensor:
@@ -311,14 +354,14 @@ def polish_decoder(settings: Settings, vae: torch.nn.Module, pictures: torch.Ten
 
     def step(_: int, progress: float) -> tuple[torch.Tensor, dict[str, float]]:
         whole = progress > 0.6
-        chosen = rng.integers(0, len(pictures), 4 if whole else 16)
+        chosen = rng.integers(0, len(pictures), 2 if whole else settings.crops)
         at = [(int(p), 0, 0) for p in chosen] if whole else crops(rng, masks, chosen)
         edge = 128 if whole else CROP
         cut = lambda pool, by: torch.stack(
             [pool[p, :, y // by : (y + edge) // by, x // by : (x + edge) // by] for p, y, x in at]
         ).to(settings.device)
-        latent = cut(latents, 8).contiguous(memory_format=torch.channels_last)
-        x = (cut(pictures, 1).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        latent = cut(latents, 8).contiguous(memory_format=settings.layout)
+        x = (cut(pictures, 1).float() / 127.5 - 1).contiguous(memory_format=settings.layout)
         y = decode(latent + noise * torch.randn_like(latent))
         return picture_loss(y, x, cut(masks, 1).float() / 255)
 
@@ -337,35 +380,52 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--vae-minutes", type=float, default=40, help="budget of the autoencoder (default %(default)s)")
     parser.add_argument("--unet-minutes", type=float, default=45, help="budget of the UNet (default %(default)s)")
     parser.add_argument("--polish-minutes", type=float, default=15, help="budget of the decoder alone (default %(default)s)")
-    parser.add_argument("--batch", type=int, default=32, help="latents in a step of the UNet (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=32, help="latents in a step of the UNet, in each process (default %(default)s)")
+    parser.add_argument("--crops", type=int, default=8, help="crops in a step of the autoencoder, in each process (default %(default)s)")
     parser.add_argument("--save-minutes", type=float, default=3, help="between checkpoints (default %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default %(default)s)")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves the choice to torch")
+    parser.add_argument("--processes", type=int, default=1, help="share each step among so many: on a busy CPU, one "
+                        "process a core with --threads 1 beats threads, which wait for each other at every operation")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads of a process; 0 leaves the choice to torch")
     parser.add_argument("--full-precision", action="store_true", help="f32 arithmetic instead of bf16")
     parser.add_argument("--no-compile", action="store_true", help="without torch.compile: slower, but needs no C++ compiler")
     return parser.parse_args()
 
 
-def main() -> None:
-    arguments = parse()
+def work(rank: int, arguments: argparse.Namespace) -> None:
     # A process started in the background ignores Ctrl-C unless told otherwise.
     for interrupt in (signal.SIGINT, signal.SIGTERM):
         signal.signal(interrupt, signal.default_int_handler)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    arguments.work.mkdir(parents=True, exist_ok=True)
+    if arguments.processes > 1:
+        options = {"rank": rank, "world_size": arguments.processes}
+        torch.distributed.init_process_group("gloo", init_method="tcp://127.0.0.1:29517", **options)
     settings = Settings(
         work=arguments.work,
         device=torch.device(arguments.device),
         half=not arguments.full_precision,
         compile=not arguments.no_compile,
+        crops=arguments.crops,
         save_minutes=arguments.save_minutes,
+        rank=rank,
+        processes=arguments.processes,
     )
     pictures, masks = load_pool(arguments.work, arguments.scenes)
     vae = train_vae(settings, pictures, masks, arguments.vae_minutes)
     write = train_unet(settings, vae, pictures, arguments.unet_minutes, arguments.batch, arguments.export)
     polish_decoder(settings, vae, pictures, masks, arguments.polish_minutes)
     write()
+
+
+def main() -> None:
+    arguments = parse()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    load_pool(arguments.work, arguments.scenes)
+    if arguments.processes == 1:
+        work(0, arguments)
+    else:
+        torch.multiprocessing.spawn(work, (arguments,), nprocs=arguments.processes)
 
 
 if __name__ == "__main__":
