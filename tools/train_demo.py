@@ -44,6 +44,7 @@ class Settings:
     device: torch.device
     half: bool
     compile: bool
+    wall: bool
     crops: int
     save_minutes: float
     rank: int  # which of the processes that share the work, and how many they are
@@ -59,8 +60,11 @@ class Settings:
         return torch.channels_last if fast else torch.contiguous_format
 
     def clock(self) -> float:
-        """Seconds of computing: on a busy CPU, waiting for other programs does not count."""
-        return time.process_time() / torch.get_num_threads() if self.device.type == "cpu" else time.time()
+        """Seconds of computing (on a busy CPU, waiting for other programs does not count),
+        or of wall time."""
+        if self.wall or self.device.type != "cpu":
+            return time.time()
+        return time.process_time() / torch.get_num_threads()
 
     def share(self, gradients: list[torch.Tensor], seconds: float) -> float:
         """Averages gradients, in place, and seconds over the processes."""
@@ -168,7 +172,7 @@ def train(
             optimizer.step()
             index += 1
             for key, average in (averages or {}).items():
-                follow(average, modules[key], min(0.999, (index + 1) / (index + 10)))
+                follow(average, modules[key], min(0.998, (index + 1) / (index + 10)))
             for key, value in numbers.items():
                 total[key] = total.get(key, 0.0) + value
             total["steps"] = total.get("steps", 0) + 1
@@ -177,7 +181,7 @@ def train(
                 means = "  ".join(f"{key} {value / count:.4f}" for key, value in total.items())
                 pace = (time.time() - shown) / count
                 left = (budget - spent) / 60
-                print(f"{name}: step {index}  {means}  {pace:.2f} s/step  {left:.1f} min of computing left", flush=True)
+                print(f"{name}: step {index}  {means}  {pace:.2f} s/step  {left:.1f} min left", flush=True)
                 shown, total = time.time(), {}
             if spent - saved_at > settings.save_minutes * 60:
                 save()
@@ -316,13 +320,15 @@ def train_unet(settings: Settings, vae: torch.nn.Module, pictures: torch.Tensor,
         ids = tokenize(tokenizer, texts).to(settings.device)
         clean = latents[torch.from_numpy(chosen)]
         noise = torch.randn_like(clean)
-        t = torch.randint(0, 1000, (batch,), device=settings.device)
+        # One timestep in each of `batch` equal ranges: steadier than independent ones.
+        t = ((torch.arange(batch) + torch.rand(batch)) * (1000 / batch)).long().to(settings.device)
         share = signal_share[t][:, None, None, None]
         predicted = predict(share.sqrt() * clean + (1 - share).sqrt() * noise, t, ids)
         error = ((predicted - noise) ** 2).mean((1, 2, 3))
-        # Min-SNR weights: nearly clean latents would otherwise take most of the effort.
+        # Errors as errors of the picture, clipped where it is nearly clean. The plain mean
+        # would hardly count the noisiest steps, and those decide sky, land and object.
         ratio = (share / (1 - share)).flatten()
-        loss = (error * ratio.clamp(max=5) / ratio).mean()
+        loss = (error * (ratio + 1).clamp(max=5) / ratio).mean()
         return loss, {"loss": loss.item(), "error": error.mean().item()}
 
     def write() -> None:
@@ -386,6 +392,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default %(default)s)")
     parser.add_argument("--processes", type=int, default=1, help="share each step among so many: on a busy CPU, one "
                         "process a core with --threads 1 beats threads, which wait for each other at every operation")
+    parser.add_argument("--by-the-clock", action="store_true", help="budgets are wall time, not time of computing")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of a process; 0 leaves the choice to torch")
     parser.add_argument("--full-precision", action="store_true", help="f32 arithmetic instead of bf16")
     parser.add_argument("--no-compile", action="store_true", help="without torch.compile: slower, but needs no C++ compiler")
@@ -406,6 +413,7 @@ def work(rank: int, arguments: argparse.Namespace) -> None:
         device=torch.device(arguments.device),
         half=not arguments.full_precision,
         compile=not arguments.no_compile,
+        wall=arguments.by_the_clock,
         crops=arguments.crops,
         save_minutes=arguments.save_minutes,
         rank=rank,
