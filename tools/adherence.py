@@ -60,7 +60,7 @@ def with_diffusers(folder: Path, steps: int, guidance: float) -> Generator:
     import torch
     from diffusers import StableDiffusionPipeline
 
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
 
     def generate(prompt: str, seed: int) -> np.ndarray:
