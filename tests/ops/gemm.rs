@@ -93,6 +93,10 @@ fn agrees_with_the_definition() {
         },
         Case { columns: [512, 320], ..plain("two inputs and several K blocks", &[1, 14], 0, 32) },
         Case {
+            columns: [40, 1500],
+            ..plain("K blocks of the second input alone", &[1, 14], 0, 32)
+        },
+        Case {
             bias: true,
             residual: true,
             ..plain("a whole epilogue: an attention's last layer", &[2, 20], 80, 96)

@@ -48,7 +48,10 @@ impl Rows for Matrix<'_> {
     fn pack(&self, row: usize, first: usize, target: &mut [f32]) {
         let of_first = self.columns.saturating_sub(first).min(target.len());
         let (target, target2) = target.split_at_mut(of_first);
-        product::unpack(self.x, row * self.columns + first, target);
+        // Later terms are none of x: `first` is then no place in it.
+        if !target.is_empty() {
+            product::unpack(self.x, row * self.columns + first, target);
+        }
         if let Some(x2) = self.x2.filter(|_| !target2.is_empty()) {
             let start = row * self.columns2 + first + of_first - self.columns;
             product::unpack(x2, start, target2);
