@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use crate::backend::Buffer;
 use crate::device::Device;
 use crate::memory::{Block, Lifetime};
-use crate::tensor::to_bytes;
+use crate::tensor::write_bytes;
 use crate::{DType, Error, Result};
 
 /// The number of outputs in a panel, `PANEL` in the kernels.
@@ -109,7 +109,7 @@ fn pack(values: &[f32], dtype: DType, outputs: usize, channels: usize, taps: usi
                 }
             }
         }
-        bytes.copy_from_slice(&to_bytes(&panel, dtype));
+        write_bytes(&panel, dtype, bytes);
     });
     packed
 }

@@ -4,6 +4,7 @@ use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 use ndarray::{ArrayD, ArrayViewD, IxDyn};
 
 use crate::backend::{Buffer, CopyRegion};
@@ -368,9 +369,30 @@ impl Band {
 
 /// `values` as they are stored.
 pub(crate) fn to_bytes(values: &[f32], dtype: DType) -> Vec<u8> {
+    let mut bytes = vec![0; values.len() * dtype.size()];
+    write_bytes(values, dtype, &mut bytes);
+    bytes
+}
+
+/// Writes `values` to `bytes` as they are stored.
+pub(crate) fn write_bytes(values: &[f32], dtype: DType, bytes: &mut [u8]) {
     match dtype {
-        DType::F32 => values.iter().flat_map(|value| value.to_ne_bytes()).collect(),
-        DType::F16 => values.iter().flat_map(|&value| f16::from_f32(value).to_ne_bytes()).collect(),
+        DType::F32 => {
+            for (value, bytes) in values.iter().zip(bytes.as_chunks_mut().0) {
+                *bytes = value.to_ne_bytes();
+            }
+        }
+        DType::F16 => {
+            // In runs that stay in the first cache: rounding many at once is several times faster.
+            let mut halves = [f16::ZERO; 256];
+            for (values, bytes) in values.chunks(256).zip(bytes.chunks_mut(512)) {
+                let halves = &mut halves[..values.len()];
+                halves.convert_from_f32_slice(values);
+                for (half, bytes) in halves.iter().zip(bytes.as_chunks_mut().0) {
+                    *bytes = half.to_ne_bytes();
+                }
+            }
+        }
     }
 }
 
