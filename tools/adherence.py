@@ -50,7 +50,9 @@ def fixed_prompts() -> list[tuple[str, Scene]]:
 
 def names_everything(text: str, scene: Scene) -> bool:
     mentions = lambda *tables: any(words in text for table in tables for words in table)
-    return mentions(SKY_NAMES[scene.sky], SKY_WHEN[scene.sky]) and mentions(LAND_NAMES[scene.land], LAND_WHERE[scene.land])
+    return mentions(SKY_NAMES[scene.sky], SKY_WHEN[scene.sky]) and mentions(
+        LAND_NAMES[scene.land], LAND_WHERE[scene.land]
+    )
 
 
 Generator = Callable[[str, int], np.ndarray]
@@ -101,8 +103,13 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--diffusers", type=Path, metavar="DIR", help="generate through diffusers from this folder")
-    source.add_argument("--sd", type=Path, metavar="PROGRAM", help="generate through this program; options that "
-                        "this script does not know (--device D, --model DIR, ...) are passed on to it")
+    source.add_argument(
+        "--sd",
+        type=Path,
+        metavar="PROGRAM",
+        help="generate through this program; options that "
+        "this script does not know (--device D, --model DIR, ...) are passed on to it",
+    )
     parser.add_argument("--steps", type=int, default=20, help="default %(default)s")
     parser.add_argument("--guidance", type=float, default=4.0, help="guidance scale (default %(default)s)")
     parser.add_argument("--sheet", type=Path, metavar="PNG", help="write all pictures to one contact sheet")
@@ -131,7 +138,11 @@ def main() -> int:
     for key, bar in BARS.items():
         print(f"{key:<10} {shares[key]:>9.1%} {bar:>6.0%}  {'' if shares[key] >= bar else 'missed'}".rstrip())
     for row in rows:
-        wrong = [f"{key} {row['wanted'][key]} seen as {row['seen'][key]}" for key in BARS if row["wanted"][key] != row["seen"][key]]
+        wrong = [
+            f"{key} {row['wanted'][key]} seen as {row['seen'][key]}"
+            for key in BARS
+            if row["wanted"][key] != row["seen"][key]
+        ]
         if wrong:
             print(f"  {row['prompt']!r} seed {row['seed']}: {', '.join(wrong)}")
     return 0 if passed else 1

@@ -18,7 +18,12 @@ GRID = 64  # templates are matched at this resolution
 REACH = 90.0
 # An object must fill this share of its template, surroundings subtracted.
 FOUND = 0.42
-HEIGHTS = {"tree": (0.38, 0.42, 0.46), "house": (0.34, 0.37, 0.40), "boat": (0.38, 0.42, 0.46), "tower": (0.46, 0.50, 0.54)}
+HEIGHTS = {
+    "tree": (0.38, 0.42, 0.46),
+    "house": (0.34, 0.37, 0.40),
+    "boat": (0.38, 0.42, 0.46),
+    "tower": (0.46, 0.50, 0.54),
+}
 
 
 def shrink(picture: np.ndarray) -> np.ndarray:
@@ -46,7 +51,9 @@ def templates() -> tuple[list[tuple[str, float]], np.ndarray, np.ndarray, np.nda
                         continue
                     if shape == "ellipse":
                         x, y, rx, ry = points
-                        canvas.ellipse(0.5 + x * height, 0.75 - y * height, rx * height, ry * height, (1, 1, 1), grow=grow)
+                        canvas.ellipse(
+                            0.5 + x * height, 0.75 - y * height, rx * height, ry * height, (1, 1, 1), grow=grow
+                        )
                     else:
                         canvas.polygon([(0.5 + x * height, 0.75 - y * height) for x, y in points], (1, 1, 1), grow=grow)
                 layers[part] = canvas.rgb[..., 0]
@@ -125,10 +132,7 @@ def classify(picture: np.ndarray) -> dict[str, str]:
         # A statistic that is far off says "different", not "how different".
         return float(np.minimum(((seen - mean) / deviation) ** 2, 16.0).mean())
 
-    best = min(
-        averages().items(),
-        key=lambda item: misfit(sky_seen, *item[1][:2]) + misfit(land_seen, *item[1][2:]),
-    )
+    best = min(averages().items(), key=lambda item: misfit(sky_seen, *item[1][:2]) + misfit(land_seen, *item[1][2:]))
     sky, land = best[0]
     return {"sky": sky, "land": land, "object": thing, "colour": colour}
 

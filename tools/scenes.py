@@ -200,7 +200,12 @@ def disc(canvas: Canvas, x: float, y: float, radius: float, colour, glow: float)
 
 
 def cloud(canvas: Canvas, rng, x: float, y: float, width: float, light, dark) -> None:
-    for dx, dy, r, colour in ((0, 0.018, 1.3, dark), (-0.6, 0, 0.7, light), (0.6, 0, 0.75, light), (0, -0.02, 0.9, light)):
+    for dx, dy, r, colour in (
+        (0, 0.018, 1.3, dark),
+        (-0.6, 0, 0.7, light),
+        (0.6, 0, 0.75, light),
+        (0, -0.02, 0.9, light),
+    ):
         r *= width * rng.uniform(0.9, 1.1)
         canvas.ellipse(x + dx * width, y + dy, r, r * 0.42, colour)
 
@@ -459,7 +464,7 @@ def main() -> int:
 
     parser = argparse.ArgumentParser(
         description="Draws scenes and checks that their attributes can be read back: at least "
-        "98 %% of each, sharp and blurred. Exits 1 if not.",
+        "98 %% of each, sharp and blurred. Exits 1 if not."
     )
     parser.add_argument("--scenes", type=int, default=400, help="how many to check (default %(default)s)")
     parser.add_argument("--seed", type=int, default=77, help="of the scenes drawn (default %(default)s)")

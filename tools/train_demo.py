@@ -292,7 +292,9 @@ def encode_pool(settings: Settings, vae: torch.nn.Module, pictures: torch.Tensor
     return torch.cat([torch.load(part, weights_only=True) for part in parts])
 
 
-def train_unet(settings: Settings, vae: torch.nn.Module, pictures: torch.Tensor, minutes: float, batch: int, folder: Path):
+def train_unet(
+    settings: Settings, vae: torch.nn.Module, pictures: torch.Tensor, minutes: float, batch: int, folder: Path
+):
     latents = encode_pool(settings, vae, pictures)
     scale = float(1 / latents.std())
     vae.register_to_config(scaling_factor=round(scale, 5))
@@ -346,7 +348,9 @@ def train_unet(settings: Settings, vae: torch.nn.Module, pictures: torch.Tensor,
 # --- the decoder, once more --------------------------------------------------------
 
 
-def polish_decoder(settings: Settings, vae: torch.nn.Module, pictures: torch.Tensor, masks: torch.Tensor, minutes: float) -> None:
+def polish_decoder(
+    settings: Settings, vae: torch.nn.Module, pictures: torch.Tensor, masks: torch.Tensor, minutes: float
+) -> None:
     """Goes on with the decoder alone: the latents, and so the UNet, stay as they are. A
     little noise on the latents stands for the UNet's errors."""
     latents = encode_pool(settings, vae, pictures)
@@ -385,17 +389,30 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--scenes", type=int, default=12000, help="scenes in the pool (default %(default)s)")
     parser.add_argument("--vae-minutes", type=float, default=40, help="budget of the autoencoder (default %(default)s)")
     parser.add_argument("--unet-minutes", type=float, default=45, help="budget of the UNet (default %(default)s)")
-    parser.add_argument("--polish-minutes", type=float, default=15, help="budget of the decoder alone (default %(default)s)")
-    parser.add_argument("--batch", type=int, default=32, help="latents in a step of the UNet, in each process (default %(default)s)")
-    parser.add_argument("--crops", type=int, default=8, help="crops in a step of the autoencoder, in each process (default %(default)s)")
+    parser.add_argument(
+        "--polish-minutes", type=float, default=15, help="budget of the decoder alone (default %(default)s)"
+    )
+    parser.add_argument(
+        "--batch", type=int, default=16, help="latents in a step of the UNet, in each process (default %(default)s)"
+    )
+    parser.add_argument(
+        "--crops", type=int, default=8, help="crops in a step of the autoencoder, in each process (default %(default)s)"
+    )
     parser.add_argument("--save-minutes", type=float, default=3, help="between checkpoints (default %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default %(default)s)")
-    parser.add_argument("--processes", type=int, default=1, help="share each step among so many: on a busy CPU, one "
-                        "process a core with --threads 1 beats threads, which wait for each other at every operation")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        help="share each step among so many: on a busy CPU, one "
+        "process a core with --threads 1 beats threads, which wait for each other at every operation",
+    )
     parser.add_argument("--by-the-clock", action="store_true", help="budgets are wall time, not time of computing")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of a process; 0 leaves the choice to torch")
     parser.add_argument("--full-precision", action="store_true", help="f32 arithmetic instead of bf16")
-    parser.add_argument("--no-compile", action="store_true", help="without torch.compile: slower, but needs no C++ compiler")
+    parser.add_argument(
+        "--no-compile", action="store_true", help="without torch.compile: slower, but needs no C++ compiler"
+    )
     return parser.parse_args()
 
 
