@@ -4,8 +4,9 @@
 //! every device is tested against. Where the time goes, a **fast path** stands beside it and is
 //! tested like any other device. Each function is one file under `cpu/`, by the kernel's name.
 
-use std::cell::UnsafeCell;
+use std::alloc::{self, Layout};
 use std::fmt;
+use std::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -179,29 +180,41 @@ fn vector_width() -> u32 {
 /// The alignment of every buffer: a cache line, and the widest vector.
 const ALIGNMENT: usize = 64;
 
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([u8; ALIGNMENT]);
-
 /// Bytes that a launch may write while others hold the buffer.
-struct HostMemory(UnsafeCell<Box<[Line]>>);
+struct HostMemory {
+    /// What the allocator gave: zeroed, and not touched before somebody uses it.
+    start: NonNull<u8>,
+    layout: Layout,
+}
 
 // SAFETY: the bytes are reached only under `Cpu::turn`, or by the one launch that holds it.
+unsafe impl Send for HostMemory {}
+// SAFETY: as above.
 unsafe impl Sync for HostMemory {}
 
 impl HostMemory {
     /// Zeroed memory, or `None` where the host has no more.
     fn new(bytes: u64) -> Option<Self> {
-        let lines = usize::try_from(bytes).ok()?.div_ceil(ALIGNMENT);
-        let mut memory = Vec::new();
-        memory.try_reserve_exact(lines).ok()?;
-        memory.resize(lines, Line([0; ALIGNMENT]));
-        Some(Self(UnsafeCell::new(memory.into_boxed_slice())))
+        // Of more than its usual alignment the allocator would write all the zeros itself; so
+        // there is room to align in.
+        let size = usize::try_from(bytes).ok()?.checked_add(2 * ALIGNMENT)?;
+        let layout = Layout::from_size_align(size, 1).ok()?;
+        // SAFETY: the size is not zero.
+        let start = NonNull::new(unsafe { alloc::alloc_zeroed(layout) })?;
+        Some(Self { start, layout })
     }
 
+    /// The first aligned byte; as many follow as were asked for, rounded up to the alignment.
     fn as_ptr(&self) -> *mut u8 {
-        // SAFETY: only the address is taken; no reference to the bytes is made.
-        unsafe { (*self.0.get()).as_mut_ptr().cast() }
+        let start = self.start.as_ptr();
+        start.wrapping_add(start.align_offset(ALIGNMENT))
+    }
+}
+
+impl Drop for HostMemory {
+    fn drop(&mut self) {
+        // SAFETY: `new` has allocated it with this layout.
+        unsafe { alloc::dealloc(self.start.as_ptr(), self.layout) };
     }
 }
 
