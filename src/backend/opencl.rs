@@ -1,7 +1,7 @@
 //! The OpenCL backend: any driver of OpenCL 1.2 or later, found at run time.
 //!
-//! The loader (`libOpenCL.so.1`, `libOpenCL.so`, `OpenCL.dll`) is opened by the first call; where
-//! there is none, [`enumerate`] finds no device and says why.
+//! The loader (`libOpenCL.so.1` or `OpenCL.dll`, or what `OPENCL_DYLIB_PATH` names) is opened by the
+//! first call; where there is none, [`enumerate`] finds no device and says why.
 
 use std::ffi::{CString, c_void};
 use std::ptr;

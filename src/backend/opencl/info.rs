@@ -54,7 +54,9 @@ pub fn enumerate() -> Enumeration {
         Err(code) => {
             found.notes.push(match code {
                 DLOPEN_RUNTIME_LOAD_FAILED => {
-                    "OpenCL: no loader (libOpenCL.so.1, libOpenCL.so or OpenCL.dll)".to_owned()
+                    "OpenCL: no loader (libOpenCL.so.1 or OpenCL.dll; OPENCL_DYLIB_PATH can name \
+                     another)"
+                        .to_owned()
                 }
                 // What the loader says when it finds no driver: CL_PLATFORM_NOT_FOUND_KHR.
                 -1001 => "OpenCL: a loader, but no driver".to_owned(),
