@@ -5,10 +5,11 @@
 //! The rows are those of a PyTorch program that runs in turn with this one. The unit is GFLOP/s of
 //! the best run, two flop a multiply-add; the spread is the median over the best.
 
-use std::time::Instant;
+mod common;
 
+use common::{Options, values};
 use ellesmere::ops::{self, Conv2d, Epilogue, Padding, Weights};
-use ellesmere::{DType, Device, DeviceOptions, Result, Tensor};
+use ellesmere::{Device, Result, Tensor};
 
 /// (M, N, K): squares, then linear layers of an SD 1.5 UNet at 512x512 and of its text encoder.
 const GEMMS: [[usize; 3]; 7] = [
@@ -38,75 +39,22 @@ const CONVS: [[usize; 4]; 13] = [
     [128, 3, 512, 1],
 ];
 
-struct Options {
-    devices: Vec<String>,
-    dtype: DType,
-    repeat: usize,
-    part: String,
-}
-
-fn options() -> Result<Options> {
-    let mut options =
-        Options { devices: Vec::new(), dtype: DType::F32, repeat: 5, part: String::new() };
-    let mut arguments = std::env::args().skip(1);
-    while let Some(argument) = arguments.next() {
-        let mut value = || arguments.next().unwrap_or_default();
-        match argument.as_str() {
-            "--bench" => (),
-            "--device" => options.devices.push(value()),
-            "--dtype" => options.dtype = value().parse()?,
-            "--repeat" => options.repeat = value().parse().unwrap_or(options.repeat),
-            part => options.part = part.to_owned(),
-        }
-    }
-    if options.devices.is_empty() {
-        options.devices.push("cpu".to_owned());
-    }
-    Ok(options)
-}
-
-fn values(count: usize) -> Vec<f32> {
-    (0..count).map(|index| (index * 7919 % 2003) as f32 / 1001.0 - 1.0).collect()
-}
-
-fn report(name: &str, flop: usize, repeat: usize, run: impl Fn() -> Result<Tensor>) -> Result<()> {
-    let mut seconds = Vec::new();
-    for _ in 0..=repeat {
-        let start = Instant::now();
-        let y = run()?;
-        y.device().finish()?;
-        seconds.push(start.elapsed().as_secs_f64());
-    }
-    // The first run compiles.
-    seconds.remove(0);
-    seconds.sort_by(f64::total_cmp);
-    let (best, median) = (seconds[0], seconds[seconds.len() / 2]);
-    println!(
-        "{name:32} {:9.3} ms {:9.1} GFLOP/s  spread {:4.2}",
-        best * 1e3,
-        flop as f64 / best / 1e9,
-        median / best
-    );
-    Ok(())
-}
-
 fn measure(device: &Device, options: &Options) -> Result<()> {
-    let (dtype, repeat) = (options.dtype, options.repeat);
-    println!("{}, {}, {dtype}", device.info().name, device.info().platform);
+    let dtype = options.dtype;
     for [m, n, k] in GEMMS {
         let name = format!("gemm {m}x{n}x{k}");
-        if !name.contains(&options.part) {
+        if !options.wants(&name) {
             continue;
         }
         let x = Tensor::from_slice(device, &[1, m, k], dtype, &values(m * k))?;
         let weights = Weights::linear(device, dtype, [n, k], || Ok(values(n * k)))?;
-        report(&name, 2 * m * n * k, repeat, || {
+        options.report(&name, 2 * m * n * k, "GFLOP/s", || {
             ops::gemm(&x, None, &weights, Epilogue::default())
         })?;
     }
     for [channels, outputs, side, stride] in CONVS {
         let name = format!("conv3x3 {channels}->{outputs} {side}x{side} s{stride}");
-        if !name.contains(&options.part) {
+        if !options.wants(&name) {
             continue;
         }
         let x = values(side * side * channels);
@@ -117,15 +65,13 @@ fn measure(device: &Device, options: &Options) -> Result<()> {
         let padding = Padding::same(1);
         let params = Conv2d { kernel: [3, 3], stride, padding, upsample: false, crop: [0, 0] };
         let flop = 2 * 9 * channels * outputs * (side / stride).pow(2);
-        report(&name, flop, repeat, || ops::conv2d(&x, &weights, &params, Epilogue::default()))?;
+        options.report(&name, flop, "GFLOP/s", || {
+            ops::conv2d(&x, &weights, &params, Epilogue::default())
+        })?;
     }
     Ok(())
 }
 
 fn main() -> Result<()> {
-    let options = options()?;
-    for id in &options.devices {
-        measure(&Device::open(id, &DeviceOptions::default())?, &options)?;
-    }
-    Ok(())
+    common::run(measure)
 }
