@@ -33,7 +33,7 @@
 //! | 5 | [`nn`] | layers: weights with the ops that use them |
 //! | 4 | [`ops`] | what users call: shapes checked, an algorithm chosen, kernels launched |
 //! | 3 | [`tensor`], [`device`] | arrays; a backend with its memory, programs and profile |
-//! | 2 | [`memory`], [`kernel`], [`profile`], [`hardware`] | mechanisms that know no tensors |
+//! | 2 | [`memory`], [`kernel`], [`tune`], [`profile`], [`hardware`] | mechanisms that know no tensors |
 //! | 1 | [`backend`] | the machine: OpenCL, the CPU, the dry run |
 //! | 0 | [`error`], [`dtype`], [`info`], [`knob`], [`io`] | vocabulary; files in, files out |
 //!
@@ -67,7 +67,8 @@
 //! | op; layer | checks, plans, launches; an op with its weights |
 //! | definition; fast path | a kernel in plain Rust; its quick twin on the CPU |
 //! | problem; algorithm | the sizes that decide speed; how it is computed |
-//! | parameter | an integer that a kernel is specialised by |
+//! | parameter, value, space, constraint | an integer that a kernel is specialised by; what it may be; what must hold |
+//! | configuration, candidate | a value for each parameter; one that a tuner tries |
 //! | knob; flag | an environment variable; a command-line option |
 //! | profile, record; trace | measured launches; the timeline file |
 //! | band | the part of a tensor that lies in one block of memory |
@@ -92,6 +93,7 @@ pub mod ops;
 pub mod pipeline;
 pub mod profile;
 pub mod tensor;
+pub mod tune;
 
 pub use device::{Device, DeviceOptions, Stage};
 pub use dtype::DType;

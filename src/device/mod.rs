@@ -9,9 +9,10 @@ use crate::backend::cpu::Cpu;
 use crate::backend::record::{Record, Recorded};
 use crate::backend::{Argument, Backend, Launch, ProgramSource};
 use crate::info::DeviceInfo;
-use crate::kernel::{Kernel, ProgramCache, ProgramStats};
+use crate::kernel::{Configuration, Kernel, ProgramCache, ProgramStats};
 use crate::memory::{Block, Lifetime, Limits, MemoryManager, MemoryStats};
 use crate::profile::{Profile, Work};
+use crate::tune::{Class, Configurations, Forced};
 use crate::{DType, Result};
 
 mod open;
@@ -30,6 +31,7 @@ struct Inner {
     record: Option<Arc<Record>>,
     memory: Arc<MemoryManager>,
     programs: ProgramCache,
+    configurations: Configurations,
     profile: Profile,
     flop: AtomicU64,
     bytes: AtomicU64,
@@ -48,6 +50,8 @@ pub struct DeviceOptions {
     /// Where compiled programs are kept between runs. If not given, [`Device::open`] asks
     /// [`knob::cache_dir`](crate::knob::cache_dir), and [`Device::new`] keeps none.
     pub cache_dir: Option<PathBuf>,
+    /// Configurations to use whatever else is known: how a tuner tries its candidates.
+    pub forced: Vec<Forced>,
 }
 
 /// What an op asks a device to run.
@@ -57,8 +61,8 @@ pub struct Call<'a> {
     pub kernel: &'static str,
     /// What `REAL` is.
     pub dtype: DType,
-    /// Values of parameters that differ from the kernel's own.
-    pub parameters: &'a [(&'static str, u32)],
+    /// What the kernel is specialised by: see [`Device::configuration`].
+    pub configuration: &'a Configuration,
     /// In the kernel's order.
     pub arguments: &'a [Argument<'a>],
     /// Work-groups.
@@ -101,6 +105,7 @@ impl Device {
             max_allocation_bytes: Some(self.inner.memory.max_allocation_bytes()),
             poison: false,
             cache_dir: None,
+            forced: self.inner.configurations.forced().to_vec(),
         };
         Self::with_record(Arc::clone(&record) as _, Some(record), &options)
     }
@@ -129,7 +134,9 @@ impl Device {
         };
         let profile = Profile::default();
         let (flop, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
-        let inner = Inner { backend, record, memory, programs, profile, flop, bytes };
+        let configurations = Configurations::new(options.forced.clone());
+        let inner =
+            Inner { backend, record, memory, programs, configurations, profile, flop, bytes };
         Self { inner: Arc::new(inner), notes: Arc::default() }
     }
 
@@ -210,17 +217,26 @@ impl Device {
         Ok(block)
     }
 
+    /// What `kernel` is to be specialised by for a problem. `suggested` are values that the problem
+    /// decides, and those that suit it where nothing was measured.
+    pub(crate) fn configuration(
+        &self,
+        kernel: &'static str,
+        dtype: DType,
+        class: &Class,
+        suggested: &[(&'static str, u32)],
+    ) -> Arc<Configuration> {
+        let kernel = Kernel::find(kernel).expect("ops call kernels of the catalogue");
+        self.inner.configurations.choose(kernel, dtype, class, suggested, self.info())
+    }
+
     /// Runs one kernel: finds its program, queues it, notes it in the profile.
     pub(crate) fn run(&self, call: &Call) -> Result<()> {
         let kernel = Kernel::find(call.kernel).expect("ops call kernels of the catalogue");
-        let parameters = kernel.parameters.iter().map(|&(name, default)| {
-            let given = call.parameters.iter().find(|(parameter, _)| *parameter == name);
-            (name, given.map_or(default, |&(_, value)| value))
-        });
         let source = ProgramSource {
             kernel: kernel.name,
             dtype: call.dtype,
-            parameters: parameters.collect(),
+            parameters: call.configuration.values().to_vec(),
             source: kernel.source,
         };
         let program = self.inner.programs.get(self.backend(), source)?;

@@ -6,7 +6,7 @@ use super::{Device, DeviceOptions};
 use crate::backend::cpu::Cpu;
 use crate::backend::{Argument, Backend, Launch, ProgramSource, Value};
 use crate::hardware::{DeviceEntry, Wanted, detect};
-use crate::kernel::Kernel;
+use crate::kernel::{Configuration, Kernel};
 use crate::{DType, Error, Result, knob};
 
 impl Device {
@@ -91,7 +91,7 @@ impl Device {
         let source = ProgramSource {
             kernel: kernel.name,
             dtype: DType::F32,
-            parameters: kernel.parameters.to_vec(),
+            parameters: Configuration::defaults(kernel.parameters).values().to_vec(),
             source: kernel.source,
         };
         let actual = run_probe(self.backend(), &source, |source| {

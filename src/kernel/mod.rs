@@ -2,8 +2,12 @@
 
 mod cache;
 mod disk;
+mod space;
 
 pub use cache::{ProgramCache, ProgramStats};
+pub use space::{Configuration, Constraint, Parameter};
+
+use crate::info::DeviceInfo;
 
 /// A kernel of `kernels/`, before it is specialised.
 #[derive(Debug)]
@@ -12,8 +16,10 @@ pub struct Kernel {
     pub name: &'static str,
     /// What it computes, in one line.
     pub summary: &'static str,
-    /// Parameters with the values that hold where nobody gives another.
-    pub parameters: &'static [(&'static str, u32)],
+    /// What it is specialised by.
+    pub parameters: &'static [Parameter],
+    /// What must hold between the parameters: a configuration that violates one is never built.
+    pub constraints: &'static [Constraint],
     /// The whole OpenCL C, prelude first.
     pub source: &'static str,
 }
@@ -43,106 +49,196 @@ pub const KERNELS: &[Kernel] = &[
     Kernel {
         name: "attention_local",
         summary: "attention with tiles of keys and values in local memory",
-        parameters: &[("HEAD_WIDTH", 64), ("QUERIES", 64)],
+        parameters: &[given("HEAD_WIDTH", 64), tuned("QUERIES", 64, &[32, 64])],
+        constraints: &[],
         source: source!("attention_local"),
     },
     Kernel {
         name: "attention_register",
         summary: "attention with a block of queries in wide vectors",
-        parameters: &[("HEAD_WIDTH", 64), ("KEYS", 64)],
+        parameters: &[given("HEAD_WIDTH", 64), tuned("KEYS", 64, &[16, 32, 64, 128])],
+        constraints: &[],
         source: source!("attention_register"),
     },
     Kernel {
         name: "cast",
         summary: "changes the element type",
-        parameters: &[("TARGET_F16", 0), ("WG_SIZE", 64), ("VECTOR", 4), ("ROUNDS", 4)],
+        parameters: &[
+            given("TARGET_F16", 0),
+            tuned("WG_SIZE", 64, WORK_GROUPS),
+            tuned("VECTOR", 4, &[4, 8, 16]),
+            tuned("ROUNDS", 4, &[1, 4, 16, 64]),
+        ],
+        constraints: &[],
         source: source!("cast"),
     },
     Kernel {
         name: "conv2d_local",
         summary: "convolves images, a work-group sharing tiles in local memory",
         parameters: LOCAL_TILES,
+        constraints: LOCAL_CONSTRAINTS,
         source: source!("conv2d_local", "local_tile"),
     },
     Kernel {
         name: "conv2d_register",
         summary: "convolves images, a work-item holding a tile in registers",
         parameters: REGISTER_TILES,
+        constraints: REGISTER_CONSTRAINTS,
         source: source!("conv2d_register", "register_tile"),
     },
     Kernel {
         name: "gaussian_sample",
         summary: "draws a sample from means and logarithms of variances",
-        parameters: &[("WG_SIZE", 64)],
+        parameters: &[tuned("WG_SIZE", 64, WORK_GROUPS)],
+        constraints: &[],
         source: source!("gaussian_sample"),
     },
     Kernel {
         name: "geglu",
         summary: "multiplies one half of each row by the GELU of the other",
-        parameters: &[("WG_SIZE", 64), ("VECTOR", 4), ("ROUNDS", 4)],
+        parameters: &[
+            tuned("WG_SIZE", 64, WORK_GROUPS),
+            tuned("VECTOR", 4, &[4, 8, 16]),
+            tuned("ROUNDS", 4, &[1, 4, 16, 64]),
+        ],
+        constraints: &[],
         source: source!("geglu"),
     },
     Kernel {
         name: "gemm_local",
         summary: "multiplies matrices, a work-group sharing tiles in local memory",
         parameters: LOCAL_TILES,
+        constraints: LOCAL_CONSTRAINTS,
         source: source!("gemm_local", "local_tile"),
     },
     Kernel {
         name: "gemm_register",
         summary: "multiplies matrices, a work-item holding a tile in registers",
         parameters: REGISTER_TILES,
+        constraints: REGISTER_CONSTRAINTS,
         source: source!("gemm_register", "register_tile"),
     },
     Kernel {
         name: "group_norm_apply",
         summary: "scales, shifts and activates each channel",
-        parameters: &[("WG_SIZE", 64), ("VECTOR", 4)],
+        parameters: &[tuned("WG_SIZE", 64, WORK_GROUPS), tuned("VECTOR", 4, &[4, 8, 16])],
+        constraints: &[],
         source: source!("group_norm_apply"),
     },
     Kernel {
         name: "group_norm_merge",
         summary: "merges the statistics of chunks into each channel's scale and shift",
-        parameters: &[("WG_SIZE", 64)],
+        parameters: &[tuned("WG_SIZE", 64, WORK_GROUPS)],
+        constraints: &[],
         source: source!("group_norm_merge"),
     },
     Kernel {
         name: "group_norm_statistics",
         summary: "takes the mean and squared distances of each channel of a chunk",
-        parameters: &[("WG_SIZE", 64), ("VECTOR", 4)],
+        parameters: &[tuned("WG_SIZE", 64, WORK_GROUPS), tuned("VECTOR", 4, &[4, 8, 16])],
+        constraints: &[],
         source: source!("group_norm_statistics"),
     },
     Kernel {
         name: "layer_norm",
         summary: "normalizes each row, then scales and shifts",
-        parameters: &[("WG_SIZE", 64)],
+        parameters: &[tuned("WG_SIZE", 64, WORK_GROUPS)],
+        constraints: &[],
         source: source!("layer_norm"),
     },
     Kernel {
         name: "timestep_embedding",
         summary: "turns timesteps into sines and cosines",
-        parameters: &[("WG_SIZE", 64)],
+        parameters: &[tuned("WG_SIZE", 64, WORK_GROUPS)],
+        constraints: &[],
         source: source!("timestep_embedding"),
     },
     Kernel {
         name: "token_embedding",
         summary: "adds each token's vector and its position's",
-        parameters: &[("WG_SIZE", 64)],
+        parameters: &[tuned("WG_SIZE", 64, WORK_GROUPS)],
+        constraints: &[],
         source: source!("token_embedding"),
     },
 ];
 
+/// Work-items in a work-group, of kernels that spread over elements.
+const WORK_GROUPS: &[u32] = &[1, 64, 128, 256];
+
 /// Of products by tiles in local memory.
-const LOCAL_TILES: &[(&str, u32)] =
-    &[("TILE_M", 64), ("TILE_N", 64), ("TILE_K", 16), ("ITEM_M", 8), ("ITEM_N", 4)];
+const LOCAL_TILES: &[Parameter] = &[
+    tuned("TILE_M", 64, &[16, 32, 64, 128]),
+    tuned("TILE_N", 64, &[32, 64, 128]),
+    tuned("TILE_K", 16, &[8, 16, 32]),
+    tuned("ITEM_M", 8, &[4, 8, 16]),
+    tuned("ITEM_N", 4, &[4, 8]),
+];
+
+const LOCAL_CONSTRAINTS: &[Constraint] = &[
+    Constraint {
+        text: "the work-group fits the device",
+        holds: |values, info| (1..=info.max_work_group.min(256)).contains(&local_items(values)),
+    },
+    Constraint {
+        text: "the work-group divides the loads",
+        holds: |values, _| {
+            let quads = values.size("TILE_K") / 4;
+            (values.size("TILE_M") * quads).is_multiple_of(local_items(values))
+                && (quads * values.size("TILE_N")).is_multiple_of(local_items(values))
+        },
+    },
+    Constraint {
+        text: "the tiles fit local memory",
+        holds: |values, info| {
+            let floats =
+                values.size("TILE_K") * (values.size("TILE_M") + 4 + values.size("TILE_N"));
+            4 * floats as u64 <= info.local_memory_bytes.min(32 << 10)
+        },
+    },
+];
+
+fn local_items(values: &Configuration) -> usize {
+    (values.size("TILE_M") / values.size("ITEM_M"))
+        * (values.size("TILE_N") / values.size("ITEM_N"))
+}
 
 /// Of products by tiles in registers.
-const REGISTER_TILES: &[(&str, u32)] =
-    &[("VECTOR", 16), ("TILE_M", 12), ("TILES", 8), ("PANELS", 8), ("TILE_K", 256)];
+const REGISTER_TILES: &[Parameter] = &[
+    tuned("VECTOR", 16, &[4, 8, 16]),
+    tuned("TILE_M", 12, &[4, 6, 8, 12, 14]),
+    tuned("TILES", 8, &[2, 4, 8, 12, 16]),
+    tuned("PANELS", 8, &[1, 2, 4, 8, 16]),
+    tuned("TILE_K", 256, &[64, 128, 256, 384, 512]),
+];
+
+const REGISTER_CONSTRAINTS: &[Constraint] = &[Constraint {
+    // A work-item's stack is a thread's, 8 MiB at most with all that it holds.
+    text: "the block fits 2 MiB of private memory",
+    holds: |values, _| {
+        let (rows, depth) = (values.size("TILES") * values.size("TILE_M"), values.size("TILE_K"));
+        let floats = rows * (depth + 16) + values.size("PANELS") * 32 * rows + depth * 32;
+        4 * floats <= 2 << 20
+    },
+}];
+
+/// A parameter that is tuned: what a tuner tries.
+const fn tuned(name: &'static str, default: u32, values: &'static [u32]) -> Parameter {
+    Parameter { name, default, values }
+}
+
+/// A parameter that the problem decides.
+const fn given(name: &'static str, default: u32) -> Parameter {
+    Parameter { name, default, values: &[] }
+}
 
 impl Kernel {
     /// The kernel of that name.
     pub fn find(name: &str) -> Option<&'static Kernel> {
         KERNELS.iter().find(|kernel| kernel.name == name)
+    }
+
+    /// The first constraint that a configuration does not meet on a device.
+    pub fn violated(&self, values: &Configuration, info: &DeviceInfo) -> Option<&Constraint> {
+        self.constraints.iter().find(|constraint| !(constraint.holds)(values, info))
     }
 }

@@ -4,6 +4,7 @@ use crate::backend::Buffer;
 use crate::device::{Call, arguments};
 use crate::info::DeviceInfo;
 use crate::tensor::{Band, BandBuffer, Tensor};
+use crate::tune::Class;
 use crate::{Error, Result};
 
 /// The widest head that the kernels hold in registers and local memory.
@@ -102,14 +103,9 @@ pub fn attention(q: Columns, k: Columns, v: Columns, params: &Attention) -> Resu
     let dtype = q.tensor.dtype();
     let width = heads * head_width;
     let y = Tensor::empty_like(q.tensor, &[samples, queries, width], dtype)?;
-    let (kernel, parameters, groups_of, local) = match plan(&Problem { head_width }, device.info())
-    {
-        Algorithm::Register { keys } => {
-            ("attention_register", ("KEYS", keys), REGISTER_QUERIES, [1, 1, 1])
-        }
-        Algorithm::Local { queries } => {
-            ("attention_local", ("QUERIES", queries), queries as usize, [LOCAL_ITEMS, 1, 1])
-        }
+    let (kernel, suggested) = match plan(&Problem { head_width }, device.info()) {
+        Algorithm::Register { keys } => ("attention_register", ("KEYS", keys)),
+        Algorithm::Local { queries } => ("attention_local", ("QUERIES", queries)),
     };
     let mut gathered = None;
     for band in y.bands() {
@@ -117,10 +113,22 @@ pub fn attention(q: Columns, k: Columns, v: Columns, params: &Attention) -> Resu
         let context = Context::of(&k, &v, &band, keys, &mut gathered)?;
         let (band_samples, rows) = (band.samples.len(), band.rows.len());
         let scores = band_samples * heads * rows * keys;
+        let class = Class(vec![
+            ("queries", rows),
+            ("keys", keys),
+            ("head_width", head_width),
+            ("heads", heads),
+        ]);
+        let suggested = [("HEAD_WIDTH", head_width as u32), suggested];
+        let configuration = device.configuration(kernel, dtype, &class, &suggested);
+        let (groups_of, local) = match kernel {
+            "attention_register" => (REGISTER_QUERIES, [1, 1, 1]),
+            _ => (configuration.size("QUERIES"), [LOCAL_ITEMS, 1, 1]),
+        };
         device.run(&Call {
             kernel,
             dtype,
-            parameters: &[("HEAD_WIDTH", head_width as u32), parameters],
+            configuration: &configuration,
             arguments: &arguments! {
                 q: &*q_band,
                 k: context.k,

@@ -3,6 +3,7 @@
 use super::elementwise::Spread;
 use crate::device::{Call, arguments};
 use crate::tensor::Tensor;
+use crate::tune::Class;
 use crate::{DType, Result};
 
 /// The same values stored as `dtype`; the same memory where they already are.
@@ -23,16 +24,16 @@ pub fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
         return Ok(x.clone());
     }
     let y = Tensor::empty_like(x, x.shape(), dtype)?;
-    let spread = Spread::of(x.device().info());
-    let [items, vector, rounds] = spread.parameters();
     let target = ("TARGET_F16", u32::from(dtype == DType::F16));
     for band in y.bands() {
         let elements = y.elements(&band);
         let x_band = x.band(&band)?;
+        let class = Class(vec![("elements", elements)]);
+        let spread = Spread::new(x.device(), "cast", x.dtype(), &class, &[target]);
         x.device().run(&Call {
             kernel: "cast",
             dtype: x.dtype(),
-            parameters: &[target, items, vector, rounds],
+            configuration: &spread.configuration,
             arguments: &arguments! {
                 x: &*x_band,
                 y: Output(y.output(&band)),

@@ -5,9 +5,10 @@ use std::ops::Range;
 use crate::device::{Call, arguments};
 use crate::info::DeviceInfo;
 use crate::ops::epilogue::is_output_bias;
-use crate::ops::tiles::{Tiling, local_tiling, register_tiling};
+use crate::ops::tiles::{Tile, local_tiling, register_tiling};
 use crate::ops::{Epilogue, Weights, gemm};
 use crate::tensor::{Band, Tensor};
+use crate::tune::Class;
 use crate::{Error, Result};
 
 /// Zeros around an image, in pixels of what the convolution reads.
@@ -130,12 +131,11 @@ pub fn conv2d(
     epilogue: Epilogue,
 ) -> Result<Tensor> {
     let problem = check(x, weights, params, &epilogue)?;
-    let (kernel, tiling): (_, fn(&'static str, &DeviceInfo, usize, usize) -> _) =
-        match plan(&problem, x.device().info()) {
-            Algorithm::Pointwise => return gemm(x, None, weights, epilogue),
-            Algorithm::RegisterTiles => ("conv2d_register", register_tiling),
-            Algorithm::LocalTiles => ("conv2d_local", local_tiling),
-        };
+    let (kernel, tile): (_, Tile) = match plan(&problem, x.device().info()) {
+        Algorithm::Pointwise => return gemm(x, None, weights, epilogue),
+        Algorithm::RegisterTiles => ("conv2d_register", register_tiling),
+        Algorithm::LocalTiles => ("conv2d_local", local_tiling),
+    };
     let Problem { samples, input: [_, width], channels, output, outputs, .. } = problem;
     let [out_height, out_width] = output;
     let y = Tensor::empty_like(x, &[samples, out_height, out_width, outputs], x.dtype())?;
@@ -151,12 +151,19 @@ pub fn conv2d(
         let sample_bias_band = sample_bias.map(|bias| bias.band(&bias_rows)).transpose()?;
         let residual_band = epilogue.residual.map(|tensor| tensor.band(&band)).transpose()?;
         let rows = y.elements(&band) / outputs;
-        let tiling: Tiling = tiling(kernel, x.device().info(), rows, outputs);
+        let class = Class(vec![
+            ("rows", rows),
+            ("outputs", outputs),
+            ("channels", channels),
+            ("taps", params.kernel[0] * params.kernel[1]),
+            ("stride", params.stride),
+        ]);
+        let tiling = tile(x.device(), kernel, x.dtype(), &class);
         let moved = x.elements(&x_rows) + outputs * weights.inputs() + rows * outputs;
         x.device().run(&Call {
             kernel,
             dtype: x.dtype(),
-            parameters: &tiling.parameters,
+            configuration: &tiling.configuration,
             arguments: &arguments! {
                 x: &*x_band,
                 weights: weights.buffer(),

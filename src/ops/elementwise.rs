@@ -1,33 +1,51 @@
 //! How elementwise kernels share out their elements.
 
-use crate::info::DeviceInfo;
+use std::sync::Arc;
+
+use crate::DType;
+use crate::device::Device;
+use crate::kernel::{Configuration, Kernel};
+use crate::tune::Class;
 
 /// The shape of a launch over a run of elements: each work-item takes `rounds` vectors, those of
 /// a work-group's items side by side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spread {
+    /// What the kernel is specialised by.
+    pub configuration: Arc<Configuration>,
     /// Work-items in a work-group.
     pub items: usize,
     /// Elements of a vector.
     pub vector: usize,
-    /// Vectors of a work-item.
+    /// Vectors of a work-item; 1 where the kernel has no such parameter.
     pub rounds: usize,
 }
 
 impl Spread {
     /// Work-items are the lanes on a GPU; one work-item with wide vectors has a long run on a CPU.
-    pub fn of(info: &DeviceInfo) -> Self {
-        if info.prefers_register_tiles() {
-            Self { items: 1, vector: 16, rounds: 64 }
-        } else {
-            Self { items: 64, vector: 4, rounds: 4 }
+    ///
+    /// `given` are values that the problem decides.
+    pub fn new(
+        device: &Device,
+        kernel: &'static str,
+        dtype: DType,
+        class: &Class,
+        given: &[(&'static str, u32)],
+    ) -> Self {
+        let wide = device.info().prefers_register_tiles();
+        let has_rounds = Kernel::find(kernel).is_some_and(|kernel| {
+            kernel.parameters.iter().any(|parameter| parameter.name == "ROUNDS")
+        });
+        let (items, vector, rounds) = if wide { (1, 16, 64) } else { (64, 4, 4) };
+        let mut suggested = given.to_vec();
+        suggested.extend([("WG_SIZE", items), ("VECTOR", vector)]);
+        if has_rounds {
+            suggested.push(("ROUNDS", rounds));
         }
-    }
-
-    /// As the kernels' parameters are called.
-    pub fn parameters(&self) -> [(&'static str, u32); 3] {
-        let Self { items, vector, rounds } = *self;
-        [("WG_SIZE", items as u32), ("VECTOR", vector as u32), ("ROUNDS", rounds as u32)]
+        let configuration = device.configuration(kernel, dtype, class, &suggested);
+        let [items, vector] = ["WG_SIZE", "VECTOR"].map(|name| configuration.size(name));
+        let rounds = if has_rounds { configuration.size("ROUNDS") } else { 1 };
+        Self { configuration, items, vector, rounds }
     }
 
     /// Work-groups for so many elements.

@@ -2,6 +2,7 @@
 
 use crate::device::{Call, arguments};
 use crate::tensor::Tensor;
+use crate::tune::Class;
 use crate::{DType, Error, Result};
 
 /// (mean + exp(clamp(log variance, -30, 20) / 2) * noise) * scale
@@ -35,11 +36,15 @@ pub fn gaussian_sample(moments: &Tensor, noise: &Tensor, scale: f32) -> Result<T
     let y = Tensor::empty_like(moments, &shape, DType::F32)?;
     for band in y.bands() {
         let elements = y.elements(&band);
+        let class = Class(vec![("elements", elements)]);
+        let (device, dtype) = (moments.device(), moments.dtype());
+        let configuration = device.configuration("gaussian_sample", dtype, &class, &[]);
+        let items = configuration.size("WG_SIZE");
         let (moments_band, noise_band) = (moments.band(&band)?, noise.band(&band)?);
         moments.device().run(&Call {
             kernel: "gaussian_sample",
             dtype: moments.dtype(),
-            parameters: &[("WG_SIZE", 64)],
+            configuration: &configuration,
             arguments: &arguments! {
                 moments: &*moments_band,
                 noise: &*noise_band,
@@ -48,8 +53,8 @@ pub fn gaussian_sample(moments: &Tensor, noise: &Tensor, scale: f32) -> Result<T
                 channels: channels as u32,
                 scale: scale,
             },
-            groups: [elements.div_ceil(64), 1, 1],
-            local: [64, 1, 1],
+            groups: [elements.div_ceil(items), 1, 1],
+            local: [items, 1, 1],
             flop: 16 * elements as u64,
             bytes: (elements * (2 * moments.dtype().size() + 8)) as u64,
         })?;

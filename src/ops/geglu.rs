@@ -3,6 +3,7 @@
 use super::elementwise::Spread;
 use crate::device::{Call, arguments};
 use crate::tensor::Tensor;
+use crate::tune::Class;
 use crate::{Error, Result};
 
 /// The first half of each row times the GELU, by the error function, of the second.
@@ -33,14 +34,15 @@ pub fn geglu(x: &Tensor) -> Result<Tensor> {
     let mut shape = x.shape().to_vec();
     *shape.last_mut().expect("x has three axes") = channels;
     let y = Tensor::empty_like(x, &shape, x.dtype())?;
-    let spread = Spread::of(x.device().info());
     for band in y.bands() {
         let rows = y.elements(&band) / channels;
         let x_band = x.band(&band)?;
+        let class = Class(vec![("rows", rows), ("channels", channels)]);
+        let spread = Spread::new(x.device(), "geglu", x.dtype(), &class, &[]);
         x.device().run(&Call {
             kernel: "geglu",
             dtype: x.dtype(),
-            parameters: &spread.parameters(),
+            configuration: &spread.configuration,
             arguments: &arguments! {
                 x: &*x_band,
                 y: Output(y.output(&band)),

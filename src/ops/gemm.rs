@@ -3,9 +3,10 @@
 use crate::device::{Call, arguments};
 use crate::info::DeviceInfo;
 use crate::ops::epilogue::is_output_bias;
-use crate::ops::tiles::{Tiling, local_tiling, register_tiling};
+use crate::ops::tiles::{Tile, local_tiling, register_tiling};
 use crate::ops::{Epilogue, PANEL, Weights};
 use crate::tensor::Tensor;
+use crate::tune::Class;
 use crate::{Error, Result};
 
 const _: () = assert!(PANEL == crate::backend::cpu::PANEL);
@@ -125,19 +126,20 @@ fn run(x: &Tensor, x2: Option<&Tensor>, weights: &Weights, epilogue: Epilogue) -
     let y = Tensor::empty_like(x, &shape, x.dtype())?;
     for band in y.bands() {
         let rows = y.elements(&band) / outputs;
-        let (kernel, tiling): (_, fn(&'static str, &DeviceInfo, usize, usize) -> _) =
+        let (kernel, tile): (_, Tile) =
             match plan(&Problem { rows, outputs, inputs }, device.info()) {
                 Algorithm::RegisterTiles => ("gemm_register", register_tiling),
                 Algorithm::LocalTiles => ("gemm_local", local_tiling),
             };
-        let tiling: Tiling = tiling(kernel, device.info(), rows, outputs);
+        let class = Class(vec![("rows", rows), ("outputs", outputs), ("inputs", inputs)]);
+        let tiling = tile(device, kernel, x.dtype(), &class);
         let x_band = x.band(&band)?;
         let x2_band = x2.map(|x2| x2.band(&band)).transpose()?;
         let residual_band = epilogue.residual.map(|tensor| tensor.band(&band)).transpose()?;
         device.run(&Call {
             kernel,
             dtype: x.dtype(),
-            parameters: &tiling.parameters,
+            configuration: &tiling.configuration,
             arguments: &arguments! {
                 x: &*x_band,
                 x2: x2_band.as_deref(),

@@ -5,6 +5,7 @@ use super::elementwise::Spread;
 use crate::device::{Call, arguments};
 use crate::memory::{Block, Lifetime};
 use crate::tensor::{Band, BandBuffer, Tensor};
+use crate::tune::Class;
 use crate::{DType, Error, Result};
 
 /// How [`group_norm`] normalizes, and what follows.
@@ -25,7 +26,6 @@ const CHUNK: usize = 64;
 /// short.
 const MOST_CHUNKS: usize = 4096;
 /// Work-items that merge the statistics of a group.
-const MERGE_ITEMS: usize = 64;
 
 /// Normalizes each group of channels of `x` and `x2` side by side to mean 0 and variance 1, then
 /// scales by `gamma`, shifts by `beta` and applies an activation.
@@ -59,16 +59,16 @@ pub fn group_norm(
     let mut shape = x.shape().to_vec();
     *shape.last_mut().expect("x has three axes") = input.channels;
     let y = Tensor::empty_like(x, &shape, x.dtype())?;
-    let spread = Spread::of(x.device().info());
-    let factors = input.factors(&y, gamma, params, &spread)?;
+    let factors = input.factors(&y, gamma, params)?;
     for band in y.bands() {
         let (x_band, x2_band) = input.band(&band)?;
         let pixels = band.rows.len() * input.pixels_per_row;
         let elements = band.samples.len() * pixels * input.channels;
+        let spread = input.spread("group_norm_apply", pixels);
         x.device().run(&Call {
             kernel: "group_norm_apply",
             dtype: x.dtype(),
-            parameters: &parameters(&spread),
+            configuration: &spread.configuration,
             arguments: &arguments! {
                 x: &*x_band,
                 x2: x2_band.as_deref(),
@@ -151,6 +151,11 @@ impl<'a> Input<'a> {
         (band.rows.len() * self.pixels_per_row).div_ceil(self.chunk)
     }
 
+    fn spread(&self, kernel: &'static str, pixels: usize) -> Spread {
+        let class = Class(vec![("pixels", pixels), ("channels", self.channels)]);
+        Spread::new(self.x.device(), kernel, self.x.dtype(), &class, &[])
+    }
+
     /// Work-groups over (chunk, vector of channels) and samples.
     fn grid(&self, spread: &Spread, band: &Band) -> [usize; 3] {
         let items = self.chunks(band) * self.channels.div_ceil(spread.vector);
@@ -158,13 +163,7 @@ impl<'a> Input<'a> {
     }
 
     /// What is subtracted from each channel of each sample, and what multiplies it: `[N, 2, C]`.
-    fn factors(
-        &self,
-        y: &Tensor,
-        gamma: &Tensor,
-        params: &GroupNorm,
-        spread: &Spread,
-    ) -> Result<Block> {
+    fn factors(&self, y: &Tensor, gamma: &Tensor, params: &GroupNorm) -> Result<Block> {
         let device = self.x.device();
         let samples = self.x.shape()[0];
         let bands = y.bands();
@@ -179,7 +178,7 @@ impl<'a> Input<'a> {
             if band.rows.start == 0 {
                 first_chunk = 0;
             }
-            self.statistics(band, spread, &partials, chunks, first_chunk)?;
+            self.statistics(band, &partials, chunks, first_chunk)?;
             first_chunk += self.chunks(band);
         }
         let factors = floats(samples * 2 * self.channels)?;
@@ -187,10 +186,12 @@ impl<'a> Input<'a> {
             1 => self.x.shape()[1] * self.pixels_per_row,
             _ => bands[0].rows.len() * self.pixels_per_row,
         };
+        let class = Class(vec![("chunks", chunks), ("channels", self.channels)]);
+        let configuration = device.configuration("group_norm_merge", DType::F32, &class, &[]);
         device.run(&Call {
             kernel: "group_norm_merge",
             dtype: DType::F32,
-            parameters: &[],
+            configuration: &configuration,
             arguments: &arguments! {
                 partials: partials.buffer(),
                 gamma: gamma.buffer(),
@@ -205,7 +206,7 @@ impl<'a> Input<'a> {
                 eps: params.eps,
             },
             groups: [params.groups, samples, 1],
-            local: [MERGE_ITEMS, 1, 1],
+            local: [configuration.size("WG_SIZE"), 1, 1],
             flop: 10 * (samples * chunks * self.channels) as u64,
             bytes: (samples * chunks * 2 * self.channels * size_of::<f32>()) as u64,
         })?;
@@ -215,7 +216,6 @@ impl<'a> Input<'a> {
     fn statistics(
         &self,
         band: &Band,
-        spread: &Spread,
         partials: &Block,
         chunks: usize,
         first_chunk: usize,
@@ -223,10 +223,11 @@ impl<'a> Input<'a> {
         let (x, x2) = self.band(band)?;
         let pixels = band.rows.len() * self.pixels_per_row;
         let elements = band.samples.len() * pixels * self.channels;
+        let spread = self.spread("group_norm_statistics", pixels);
         self.x.device().run(&Call {
             kernel: "group_norm_statistics",
             dtype: self.x.dtype(),
-            parameters: &parameters(spread),
+            configuration: &spread.configuration,
             arguments: &arguments! {
                 x: &*x,
                 x2: x2.as_deref(),
@@ -240,14 +241,10 @@ impl<'a> Input<'a> {
                 first_sample: band.samples.start as u32,
                 samples: band.samples.len() as u32,
             },
-            groups: self.grid(spread, band),
+            groups: self.grid(&spread, band),
             local: spread.local(),
             flop: 4 * elements as u64,
             bytes: (elements * self.x.dtype().size()) as u64,
         })
     }
-}
-
-fn parameters(spread: &Spread) -> [(&'static str, u32); 2] {
-    [("WG_SIZE", spread.items as u32), ("VECTOR", spread.vector as u32)]
 }

@@ -2,6 +2,7 @@
 
 use crate::device::{Call, arguments};
 use crate::tensor::Tensor;
+use crate::tune::Class;
 use crate::{DType, Error, Result};
 
 /// Normalizes the last axis to mean 0 and variance 1, then scales by `gamma` and shifts by `beta`.
@@ -34,10 +35,12 @@ pub fn layer_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f32) -> Result
     for band in y.bands() {
         let rows = y.elements(&band) / channels;
         let x_band = x.band(&band)?;
+        let class = Class(vec![("rows", rows), ("channels", channels)]);
+        let configuration = x.device().configuration("layer_norm", x.dtype(), &class, &[]);
         x.device().run(&Call {
             kernel: "layer_norm",
             dtype: x.dtype(),
-            parameters: &[],
+            configuration: &configuration,
             arguments: &arguments! {
                 x: &*x_band,
                 gamma: gamma.buffer(),
@@ -48,7 +51,7 @@ pub fn layer_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f32) -> Result
                 eps: eps,
             },
             groups: [rows, 1, 1],
-            local: [64, 1, 1],
+            local: [configuration.size("WG_SIZE"), 1, 1],
             flop: 8 * (rows * channels) as u64,
             bytes: (2 * rows * channels * x.dtype().size()) as u64,
         })?;

@@ -1,67 +1,79 @@
 //! How the two shapes of a product kernel cut their result into work-groups.
 
-use crate::info::DeviceInfo;
-use crate::kernel::Kernel;
-use crate::ops::PANEL;
+use std::sync::Arc;
 
-/// A kernel's parameters, and the launch that they lead to.
+use crate::DType;
+use crate::device::Device;
+use crate::info::DeviceInfo;
+use crate::kernel::Configuration;
+use crate::ops::PANEL;
+use crate::tune::Class;
+
+/// A kernel's configuration, and the launch that it leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Tiling {
-    pub parameters: Vec<(&'static str, u32)>,
+    pub configuration: Arc<Configuration>,
     pub groups: [usize; 3],
     pub local: [usize; 3],
 }
 
+/// How a kernel of one shape is launched for a product of so many rows and outputs, which are
+/// `class.0[0]` and `class.0[1]`.
+pub(super) type Tile = fn(&Device, &'static str, DType, &Class) -> Tiling;
+
 /// One work-item for a block of `TILES` register tiles by `PANELS` panels: for CPU devices.
-///
+pub(super) fn register_tiling(
+    device: &Device,
+    kernel: &'static str,
+    dtype: DType,
+    class: &Class,
+) -> Tiling {
+    let (rows, outputs) = (class.0[0].1, class.0[1].1);
+    let suggested = suggested_register_tiles(device.info(), rows, outputs);
+    let configuration = device.configuration(kernel, dtype, class, &suggested);
+    let block_rows = configuration.size("TILES") * configuration.size("TILE_M");
+    let block_outputs = configuration.size("PANELS") * PANEL;
+    let groups = [rows.div_ceil(block_rows), outputs.div_ceil(block_outputs), 1];
+    Tiling { configuration, groups, local: [1, 1, 1] }
+}
+
 /// A tile is `TILE_M` rows by two vectors. It takes 24 of 32 registers where vectors have 16
 /// lanes (AVX-512), and 12 of 16 where they have fewer (AVX2, SSE).
-pub(super) fn register_tiling(
-    kernel: &'static str,
+fn suggested_register_tiles(
     info: &DeviceInfo,
     rows: usize,
     outputs: usize,
-) -> Tiling {
+) -> [(&'static str, u32); 3] {
     let (vector, tile_rows) = match info.vector_width {
         16.. => (16, 12),
         8..16 => (8, 6),
         _ => (4, 6),
     };
-    let mut parameters = vec![("VECTOR", vector), ("TILE_M", tile_rows)];
-    let value = |name| parameter(kernel, &parameters, name);
-    let block_rows = tile_rows as usize * value("TILES");
-    let row_blocks = rows.div_ceil(block_rows);
+    let row_blocks = rows.div_ceil(tile_rows as usize * 8);
     let panels = outputs.div_ceil(PANEL);
     // Few blocks leave cores without work: then each takes fewer panels.
-    let mut block_panels = value("PANELS");
+    let mut block_panels = 8;
     let wanted_blocks = 4 * info.compute_units as usize;
     while block_panels > 1 && row_blocks * panels.div_ceil(block_panels) < wanted_blocks {
         block_panels /= 2;
     }
-    parameters.push(("PANELS", block_panels as u32));
-    let groups = [row_blocks, panels.div_ceil(block_panels), 1];
-    Tiling { parameters, groups, local: [1, 1, 1] }
+    [("VECTOR", vector), ("TILE_M", tile_rows), ("PANELS", block_panels as u32)]
 }
 
 /// A work-group for a tile of `TILE_M` rows by `TILE_N` outputs in local memory: for GPUs.
 pub(super) fn local_tiling(
+    device: &Device,
     kernel: &'static str,
-    _info: &DeviceInfo,
-    rows: usize,
-    outputs: usize,
+    dtype: DType,
+    class: &Class,
 ) -> Tiling {
-    let value = |name| parameter(kernel, &[], name);
-    let (tile_rows, tile_outputs) = (value("TILE_M"), value("TILE_N"));
-    let items = (tile_rows / value("ITEM_M")) * (tile_outputs / value("ITEM_N"));
+    let (rows, outputs) = (class.0[0].1, class.0[1].1);
+    let configuration = device.configuration(kernel, dtype, class, &[]);
+    let (tile_rows, tile_outputs) = (configuration.size("TILE_M"), configuration.size("TILE_N"));
+    let items =
+        (tile_rows / configuration.size("ITEM_M")) * (tile_outputs / configuration.size("ITEM_N"));
     let groups = [rows.div_ceil(tile_rows), outputs.div_ceil(tile_outputs), 1];
-    Tiling { parameters: Vec::new(), groups, local: [items, 1, 1] }
-}
-
-/// The value among `given`, or the kernel's own.
-fn parameter(kernel: &str, given: &[(&'static str, u32)], name: &str) -> usize {
-    let own = Kernel::find(kernel).expect("ops call kernels of the catalogue").parameters;
-    let found = given.iter().chain(own).find(|(parameter, _)| *parameter == name);
-    found.unwrap_or_else(|| panic!("{kernel} has no parameter {name}")).1 as usize
+    Tiling { configuration, groups, local: [items, 1, 1] }
 }
 
 #[cfg(test)]
@@ -94,22 +106,29 @@ pub(super) mod tests {
         DeviceInfo { kind: DeviceKind::Cpu, compute_units: 2, vector_width, ..gpu() }
     }
 
+    fn class(rows: usize, outputs: usize) -> Class {
+        Class(vec![("rows", rows), ("outputs", outputs)])
+    }
+
     #[test]
     fn register_tiles_fit_the_registers_and_leave_no_core_without_work() {
-        let tiling = register_tiling("gemm_register", &cpu(16), 4096, 320);
-        assert_eq!(tiling.parameters, [("VECTOR", 16), ("TILE_M", 12), ("PANELS", 8)]);
-        assert_eq!(tiling.groups, [43, 2, 1]);
-        let tiling = register_tiling("gemm_register", &cpu(8), 64, 1280);
-        assert_eq!(tiling.parameters, [("VECTOR", 8), ("TILE_M", 6), ("PANELS", 8)]);
-        assert_eq!(tiling.groups, [2, 5, 1]);
-        let tiling = register_tiling("gemm_register", &cpu(4), 1, 4);
-        assert_eq!(tiling.parameters, [("VECTOR", 4), ("TILE_M", 6), ("PANELS", 1)]);
-        assert_eq!(tiling.groups, [1, 1, 1]);
+        for (vector_width, rows, outputs, [vector, tile_rows, panels], groups) in [
+            (16, 4096, 320, [16, 12, 8], [43, 2, 1]),
+            (8, 64, 1280, [8, 6, 8], [2, 5, 1]),
+            (4, 1, 4, [4, 6, 1], [1, 1, 1]),
+        ] {
+            let device = Device::definitions(Some(cpu(vector_width)));
+            let class = class(rows, outputs);
+            let tiling = register_tiling(&device, "gemm_register", DType::F32, &class);
+            let values = ["VECTOR", "TILE_M", "PANELS"].map(|name| tiling.configuration.get(name));
+            assert_eq!((values, tiling.groups), ([vector, tile_rows, panels], groups));
+        }
     }
 
     #[test]
     fn local_tiles_cover_the_edges() {
-        let tiling = local_tiling("gemm_local", &gpu(), 65, 320);
+        let device = Device::definitions(Some(gpu()));
+        let tiling = local_tiling(&device, "gemm_local", DType::F32, &class(65, 320));
         assert_eq!((tiling.groups, tiling.local), ([2, 5, 1], [128, 1, 1]));
     }
 }

@@ -3,6 +3,7 @@
 use crate::device::{Call, Device, arguments};
 use crate::memory::Lifetime;
 use crate::tensor::{Tensor, to_bytes};
+use crate::tune::Class;
 use crate::{DType, Error, Result};
 
 /// How [`timestep_embedding`] lays out its waves.
@@ -63,10 +64,13 @@ pub fn timestep_embedding(
     if y.bands().len() > 1 {
         return error(format!("{samples} x {width} is over the device's largest allocation"));
     }
+    let class = Class(vec![("samples", samples), ("width", width)]);
+    let configuration = device.configuration("timestep_embedding", dtype, &class, &[]);
+    let items = configuration.size("WG_SIZE");
     device.run(&Call {
         kernel: "timestep_embedding",
         dtype,
-        parameters: &[],
+        configuration: &configuration,
         arguments: &arguments! {
             timesteps: timesteps.buffer(),
             frequencies: frequencies.buffer(),
@@ -75,8 +79,8 @@ pub fn timestep_embedding(
             width: width as u32,
             flip_sin_to_cos: u32::from(flip_sin_to_cos),
         },
-        groups: [width.div_ceil(64), samples, 1],
-        local: [64, 1, 1],
+        groups: [width.div_ceil(items), samples, 1],
+        local: [items, 1, 1],
         flop: 20 * (samples * width) as u64,
         bytes: (samples * width * dtype.size()) as u64,
     })?;

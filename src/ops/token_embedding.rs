@@ -3,6 +3,7 @@
 use crate::device::{Call, arguments};
 use crate::memory::Lifetime;
 use crate::tensor::Tensor;
+use crate::tune::Class;
 use crate::{Error, Result};
 
 /// Each token's vector plus its position's.
@@ -37,10 +38,13 @@ pub fn token_embedding(
             let of_sample = |sample: usize| &ids[sample * length..][rows.clone()];
             Ok(samples.flat_map(of_sample).flat_map(|id| id.to_ne_bytes()).collect())
         })?;
+        let class = Class(vec![("rows", count), ("channels", channels)]);
+        let configuration = device.configuration("token_embedding", dtype, &class, &[]);
+        let items = configuration.size("WG_SIZE");
         device.run(&Call {
             kernel: "token_embedding",
             dtype,
-            parameters: &[],
+            configuration: &configuration,
             arguments: &arguments! {
                 ids: ids_block.buffer(),
                 tokens: tokens.buffer(),
@@ -51,8 +55,8 @@ pub fn token_embedding(
                 first_row: rows.start as u32,
                 channels: channels as u32,
             },
-            groups: [channels.div_ceil(64), rows.len(), band.samples.len()],
-            local: [64, 1, 1],
+            groups: [channels.div_ceil(items), rows.len(), band.samples.len()],
+            local: [items, 1, 1],
             flop: (count * channels) as u64,
             bytes: (3 * count * channels * dtype.size()) as u64,
         })?;

@@ -2,7 +2,7 @@ use std::process::ExitCode;
 
 use ellesmere::backend::cpu::has_fast_path;
 use ellesmere::bench::Case;
-use ellesmere::kernel::{KERNELS, Kernel};
+use ellesmere::kernel::{KERNELS, Kernel, Parameter};
 use ellesmere::{DType, Result};
 use serde::Serialize;
 
@@ -19,7 +19,7 @@ pub struct Arguments {
 struct Row {
     name: &'static str,
     summary: &'static str,
-    parameters: &'static [(&'static str, u32)],
+    parameters: &'static [Parameter],
     dtypes: Vec<&'static str>,
     /// Whether `clbench run` takes it.
     runs: bool,
@@ -35,7 +35,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     let yes_no = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
     let cells = |row: &Row| {
-        let parameters = row.parameters.iter().map(|(name, value)| format!("{name}={value}"));
+        let parameters = row
+            .parameters
+            .iter()
+            .map(|parameter| format!("{}={}", parameter.name, parameter.default));
         [
             row.name.to_owned(),
             parameters.collect::<Vec<_>>().join(" "),
