@@ -25,8 +25,6 @@ const CHUNK: usize = 64;
 /// Chunks of a sample, beyond which merging them would take its time, but for those that bands cut
 /// short.
 const MOST_CHUNKS: usize = 4096;
-/// Work-items that merge the statistics of a group.
-
 /// Normalizes each group of channels of `x` and `x2` side by side to mean 0 and variance 1, then
 /// scales by `gamma`, shifts by `beta` and applies an activation.
 ///

@@ -25,11 +25,14 @@ impl fmt::Display for Class {
 /// A configuration that somebody insists on: a kernel, and values of some of its parameters.
 pub type Forced = (String, Vec<(String, u32)>);
 
+/// A kernel, its element type and the problem.
+type Key = (&'static str, DType, Class);
+
 /// The configurations of one device.
 #[derive(Debug, Default)]
 pub struct Configurations {
     forced: Vec<Forced>,
-    chosen: Mutex<HashMap<(&'static str, DType, Class), Arc<Configuration>>>,
+    chosen: Mutex<HashMap<Key, Arc<Configuration>>>,
 }
 
 impl Configurations {
