@@ -6,7 +6,9 @@
 //   bias      [outputs]                 float, or absent
 //   residual  [rows, outputs]           REAL, or absent
 //   y         [rows, outputs]           REAL
-//   launch    one work-group per TILE_M rows and TILE_N outputs, see local_tile.h
+//   batch     so many products of these sizes: every array but the bias has all of theirs, one
+//             after the other
+//   launch    one work-group per TILE_M rows, TILE_N outputs and product, see local_tile.h
 
 // Terms k..k + 4 of a row of x ++ x2, zero beyond the end.
 INLINE float4 load_terms(__global const REAL *x,
@@ -40,8 +42,15 @@ void gemm_local(__global const REAL *x,
                 const uint outputs,
                 const uint inputs,
                 const uint columns,
+                const uint batch,
                 const uint activation)
 {
+    const size_t product = get_group_id(2);
+    x += product * rows * columns;
+    x2 += x2 ? product * rows * (inputs - columns) : 0;
+    weights += product * ((outputs + PANEL - 1) / PANEL) * inputs * PANEL;
+    residual += residual ? product * rows * outputs : 0;
+    y += product * rows * outputs;
     __local float a[TILE_K * A_STRIDE] __attribute__((aligned(16)));
     __local float b[TILE_K * TILE_N] __attribute__((aligned(16)));
     const uint item = get_local_id(0);
