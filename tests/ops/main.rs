@@ -12,3 +12,4 @@ mod geglu;
 mod gemm;
 mod group_norm;
 mod layer_norm;
+mod peak;
