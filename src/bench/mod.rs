@@ -1,7 +1,8 @@
 //! Each op at sizes of a real model: how long it takes, and whether it agrees with its definition.
 //!
-//! A [`Case`] is one op; its file is named after it and [`CASES`] lists it. `clbench run` is the
-//! program around this.
+//! A [`Case`] is one op; its file is named after it and [`CASES`] lists it. [`peak`] measures what a
+//! device can do at most, and [`roofline`] says how near a run comes to it. `clbench run` and
+//! `clbench peak` are the programs around this.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

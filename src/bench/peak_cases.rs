@@ -57,8 +57,7 @@ fn launch(inputs: &Inputs) -> Result<Run> {
 }
 
 fn local(inputs: &Inputs) -> Result<Run> {
-    let (x, groups, turns) =
-        (inputs.floats(&[4096])?, inputs.size("groups"), inputs.size("turns"));
+    let (x, groups, turns) = (inputs.floats(&[4096])?, inputs.size("groups"), inputs.size("turns"));
     Ok(Box::new(move || ops::peak_local(&x, groups, turns)))
 }
 

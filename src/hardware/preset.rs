@@ -120,6 +120,9 @@ fn processor(text: &str, most_ghz: Option<f64>, cores: u32) -> Option<Preset> {
         fields.find(|(key, _)| key.trim() == name).map(|(_, value)| value.trim())
     };
     let number = |name| field(name).and_then(|value| value.parse::<u32>().ok());
+    // Some drivers count threads that share a core's vectors, or make units up.
+    let threads = text.lines().filter(|line| line.starts_with("processor")).count() as u32;
+    let cores = cores.min(threads.max(1));
     let lanes = lanes(field("vendor_id")?, number("cpu family")?, number("model")?)?;
     let (ghz, which) = match most_ghz {
         Some(ghz) => (ghz, "at most"),
@@ -179,11 +182,12 @@ mod tests {
 
     #[test]
     fn a_processor_is_cores_times_lanes_times_clock() {
-        let text = "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\n\
+        let text = "processor\t: 0\nprocessor\t: 1\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\n\
                     model name\t: AMD EPYC\ncpu MHz\t\t: 2600.000\n";
         let nominal = processor(text, None, 2).unwrap();
         assert!((nominal.f32_gflop_s - 166.4).abs() < 1e-9, "{nominal:?}");
         assert_eq!(nominal.facts, "2 cores x 16 lanes x 2.60 GHz nominally; it may run faster");
+        assert_eq!(processor(text, None, 8), processor(text, None, 2), "units made up");
         let boost = processor(text, Some(3.7), 2).unwrap();
         assert!((boost.f32_gflop_s - 236.8).abs() < 1e-9, "{boost:?}");
         assert_eq!(processor(&text.replace(": 25", ": 99"), None, 2), None);

@@ -280,7 +280,8 @@ fn choose(
 }
 
 fn positive(name: &str, value: usize) -> Result<u32> {
-    u32::try_from(value).ok().filter(|value| *value > 0).ok_or_else(|| {
-        Error::argument(name, format!("expected 1 to {}, got {value}", u32::MAX))
-    })
+    u32::try_from(value)
+        .ok()
+        .filter(|value| *value > 0)
+        .ok_or_else(|| Error::argument(name, format!("expected 1 to {}, got {value}", u32::MAX)))
 }

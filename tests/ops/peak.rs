@@ -86,9 +86,8 @@ fn local_memory_is_read_where_the_definition_says() {
     for device in devices() {
         // More reads than the tile has vectors, so that they wrap; 130 turns of 8 by 4 floats.
         for turns in [1, 130] {
-            let run = |device: &Device| {
-                peak_local(&tensor(device, DType::F32, 4096), 3, turns).unwrap()
-            };
+            let run =
+                |device: &Device| peak_local(&tensor(device, DType::F32, 4096), 3, turns).unwrap();
             let (actual, expected) = (run(&device), run(&oracle(&device)));
             // So many terms of at most 1, 16 a vector at most, each rounded into a sum that is at
             // most as large as their number.
@@ -132,9 +131,9 @@ fn misuse_is_named() {
         message(peak_local(&x, 1, 1)),
         "peak_local: x must be [4096] of f32, got [16] of f16"
     );
-    assert_eq!(message(peak_memory(&device, Action::Read(&x))), "peak_memory: x must be of f32, got f16");
     assert_eq!(
-        message(peak_memory(&device, Action::Write(0, 1.0))),
-        format!("elements: {range}")
+        message(peak_memory(&device, Action::Read(&x))),
+        "peak_memory: x must be of f32, got f16"
     );
+    assert_eq!(message(peak_memory(&device, Action::Write(0, 1.0))), format!("elements: {range}"));
 }

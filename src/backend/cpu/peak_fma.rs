@@ -92,12 +92,7 @@ mod x86 {
     use super::LANES;
 
     #[target_feature(enable = "avx512f")]
-    pub fn avx512<const A: usize>(
-        values: &mut [f32; LANES],
-        turns: usize,
-        scale: f32,
-        shift: f32,
-    ) {
+    pub fn avx512<const A: usize>(values: &mut [f32; LANES], turns: usize, scale: f32, shift: f32) {
         let (factor, term) = (_mm512_set1_ps(scale), _mm512_set1_ps(shift));
         // SAFETY: 16 floats are there.
         let first = unsafe { _mm512_loadu_ps(values.as_ptr()) };

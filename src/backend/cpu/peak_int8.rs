@@ -10,7 +10,8 @@ const LANES: usize = 16;
 
 pub fn definition(arguments: &Arguments) {
     let (x, y) = (arguments.uints("x"), arguments.floats_out("y"));
-    let [elements, turns, step] = ["elements", "turns", "increment"].map(|name| arguments.size(name));
+    let [elements, turns, step] =
+        ["elements", "turns", "increment"].map(|name| arguments.size(name));
     for (x, y) in x[..elements].iter().zip(y) {
         *y = low_bits(word(*x, arguments.parameter("ACCUMULATORS"), turns, step as u32));
     }
@@ -44,7 +45,8 @@ type Words = fn(&[u32; LANES], usize, u32) -> [i32; LANES];
 
 pub fn fast(arguments: &Arguments) {
     let (x, y) = (arguments.uints("x"), arguments.floats_out("y"));
-    let [elements, turns, step] = ["elements", "turns", "increment"].map(|name| arguments.size(name));
+    let [elements, turns, step] =
+        ["elements", "turns", "increment"].map(|name| arguments.size(name));
     let words: Words = match arguments.parameter("ACCUMULATORS") {
         4 => words::<4>,
         8 => words::<8>,
@@ -172,7 +174,8 @@ mod tests {
 
     #[test]
     fn every_level_gives_the_same_sums() {
-        let x: [u32; LANES] = std::array::from_fn(|lane| 0x80ff_7f01u32.rotate_left(3 * lane as u32));
+        let x: [u32; LANES] =
+            std::array::from_fn(|lane| 0x80ff_7f01u32.rotate_left(3 * lane as u32));
         let expected = x.map(|x| word(x, 8, 21, 0x0102_0305));
         assert_eq!(words::<8>(&x, 21, 0x0102_0305), expected);
         #[cfg(target_arch = "x86_64")]

@@ -106,9 +106,8 @@ fn devices(wanted: &str) -> Result<Vec<Result<Device>>> {
         return Ok(vec![Ok(Device::open(wanted, &options)?)]);
     }
     let entries = detect().entries;
-    let usable = entries
-        .iter()
-        .filter(|entry| entry.duplicate_of.is_none() && entry.unusable().is_none());
+    let usable =
+        entries.iter().filter(|entry| entry.duplicate_of.is_none() && entry.unusable().is_none());
     Ok(usable.map(|entry| Device::open_entry(entry, &options)).collect())
 }
 

@@ -240,8 +240,17 @@ fn print_all(all: &[Facts]) {
         println!("{} on {}, {}", first.dtype, first.device.name, first.device.platform);
     }
     let head = [
-        "op", "median ms", "min", "max", "runs", "GFLOP/s", "GB/s", "% of peak", "binds",
-        "agrees", "launches",
+        "op",
+        "median ms",
+        "min",
+        "max",
+        "runs",
+        "GFLOP/s",
+        "GB/s",
+        "% of peak",
+        "binds",
+        "agrees",
+        "launches",
     ];
     let row = |facts: &Facts| {
         let (measured, times) = (&facts.measurement, facts.measurement.times());

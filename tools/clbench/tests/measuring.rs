@@ -282,8 +282,17 @@ fn a_report_is_one_page_that_shows_what_the_files_say_and_nothing_else() {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let page = std::fs::read_to_string(clbench.path("page.html")).unwrap();
     for part in [
-        "A &lt;card&gt;", "gemm", "geglu", "10.00", "TILE_M=64", "40 %", "compute",
-        "&lt;script&gt;", "id=\"device-1\"", "lang=\"en\"", "prefers-color-scheme: dark",
+        "A &lt;card&gt;",
+        "gemm",
+        "geglu",
+        "10.00",
+        "TILE_M=64",
+        "40 %",
+        "compute",
+        "&lt;script&gt;",
+        "id=\"device-1\"",
+        "lang=\"en\"",
+        "prefers-color-scheme: dark",
     ] {
         assert!(page.contains(part), "{part}");
     }

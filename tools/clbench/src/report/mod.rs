@@ -16,7 +16,7 @@ mod plot;
 /// Write one self-contained HTML page: roofline plot, tables, spread, device facts
 ///
 /// The page needs no network and reads at any width, in light and dark. Without FILES every case is
-/// measured first at its default sizes, which takes about 15 seconds.
+/// measured first at its default sizes, which takes about 10 seconds.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -117,8 +117,8 @@ fn page(all: &[Results]) -> String {
 }
 
 const HOW_TO_READ: &str = "<section>\n<h2>How to read this</h2>\n<ul>\n\
-<li>A time is the median run's. The spread shows all runs: from the quickest to the slowest, the \
-middle half thick, the median as a tick.</li>\n\
+<li>A time is the median run's. The spread shows nine of ten runs, without the slowest and the \
+quickest; the middle half is thick, the median a tick, the ends half and twice the median.</li>\n\
 <li>What binds is the limit that asks for the most time: arithmetic, memory, local memory, or that \
 each launch takes time. % of peak is the time that this limit alone asks for over the time that was \
 taken.</li>\n\
@@ -132,11 +132,8 @@ fn title(results: &Results) -> String {
 }
 
 fn section(html: &mut String, index: usize, results: &Results) {
-    let _ = writeln!(
-        html,
-        "<section id=\"device-{index}\">\n<h2>{}</h2>",
-        escaped(&title(results))
-    );
+    let _ =
+        writeln!(html, "<section id=\"device-{index}\">\n<h2>{}</h2>", escaped(&title(results)));
     facts(html, &results.device, results);
     if let Some(peaks) = &results.peaks {
         plot::roofline(html, peaks, &results.cases);
@@ -189,7 +186,14 @@ fn cell(html: &mut String, column: &str, class: &str, content: &str) {
 
 fn cases(html: &mut String, results: &Results) {
     const COLUMNS: [&str; 9] = [
-        "No.", "Case", "Time, ms", "GFLOP/s", "GB/s", "% of peak", "Binds", "Spread",
+        "No.",
+        "Case",
+        "Time, ms",
+        "GFLOP/s",
+        "GB/s",
+        "% of peak",
+        "Binds",
+        "Spread",
         "Kernels and configuration",
     ];
     table_head(html, "Cases", "cases", &COLUMNS);
@@ -227,7 +231,7 @@ fn share(percent: Option<f64>) -> String {
     )
 }
 
-/// Every run between the quickest and the slowest, on a scale from half to twice the median.
+/// Nine of ten runs, the slowest and the quickest left out, on a scale from half to twice the median.
 fn spread(case: &CaseResult) -> String {
     let mut times = case.times_ns.clone();
     times.sort_unstable();
@@ -235,7 +239,7 @@ fn spread(case: &CaseResult) -> String {
     let at = |quantile: f64| times[((times.len() - 1) as f64 * quantile).round() as usize] as f64;
     let x = |time: f64| 60.0 + 60.0 * (time / middle).log2().clamp(-1.0, 1.0);
     let percent = |time: f64| 100.0 * (time / middle - 1.0);
-    let (low, high) = (percent(at(0.0)), percent(at(1.0)));
+    let (low, high) = (percent(at(0.05)), percent(at(0.95)));
     let text = format!("{low:+.0} to {high:+.0} %");
     format!(
         "<svg class=\"spread\" viewBox=\"-2 0 124 14\" role=\"img\" aria-label=\"{} runs, {text} of \
@@ -245,8 +249,8 @@ fn spread(case: &CaseResult) -> String {
          <line class=\"tick\" x1=\"60\" x2=\"60\" y1=\"1\" y2=\"13\"/></svg> \
          <small>{text}, {} runs</small>",
         times.len(),
-        x(at(0.0)),
-        x(at(1.0)),
+        x(at(0.05)),
+        x(at(0.95)),
         x(at(0.25)),
         x(at(0.75)),
         times.len()

@@ -67,7 +67,14 @@ pub fn roofline(html: &mut String, peaks: &Peaks, cases: &[CaseResult]) {
     }
     let text = points
         .iter()
-        .map(|point| format!("{} {} at {} flop/byte", point.name, digits(point.gflop_s), digits(point.intensity)))
+        .map(|point| {
+            format!(
+                "{} {} at {} flop/byte",
+                point.name,
+                digits(point.gflop_s),
+                digits(point.intensity)
+            )
+        })
         .collect::<Vec<_>>()
         .join("; ");
     let alternative = format!(
@@ -86,8 +93,10 @@ pub fn roofline(html: &mut String, peaks: &Peaks, cases: &[CaseResult]) {
         .filter(|(_, case)| case.flop == 0)
         .map(|(index, case)| format!("{} {}", index + 1, escaped(&case.op)))
         .collect();
-    html.push_str("<figcaption>Roofline: no point can be above the lines, unless its data stay in a cache. \
-         Numbers are those of the table.");
+    html.push_str(
+        "<figcaption>Roofline: no point can be above the lines, unless its data stay in a cache. \
+         Numbers are those of the table.",
+    );
     if !without.is_empty() {
         let _ = write!(html, " Without arithmetic, so not drawn: {}.", without.join(", "));
     }
@@ -138,10 +147,12 @@ fn picture(
     let powers = |[low, high]: [f64; 2]| (low as i32..=high as i32).map(|power| 10f64.powi(power));
     for value in powers(range.x) {
         let (x, below) = (x(value), bottom + 18.0);
+        // The last would end outside of the picture.
+        let anchor = if x > right - 1.0 { "end" } else { "middle" };
         let _ = writeln!(
             html,
             "<line class=\"grid\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{}\" y2=\"{bottom}\"/>\
-             <text class=\"soft\" text-anchor=\"middle\" x=\"{x:.1}\" y=\"{below}\">{value}</text>",
+             <text class=\"soft\" text-anchor=\"{anchor}\" x=\"{x:.1}\" y=\"{below}\">{value}</text>",
             frame.top
         );
     }
@@ -204,10 +215,8 @@ fn roofs(
         "<line class=\"memory\" x1=\"{x0:.1}\" y1=\"{y0:.1}\" x2=\"{x1:.1}\" y2=\"{y1:.1}\"/>\
          <line class=\"compute\" x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{right}\" y2=\"{y1:.1}\"/>"
     );
-    let (compute, memory) = (
-        format!("f32 {} GFLOP/s", digits(compute)),
-        format!("memory {} GB/s", digits(memory)),
-    );
+    let (compute, memory) =
+        (format!("f32 {} GFLOP/s", digits(compute)), format!("memory {} GB/s", digits(memory)));
     let above = (y1 - 7.0).max(12.0);
     let angle = (y1 - y0).atan2(x1 - x0).to_degrees();
     let (along_x, along_y) = (x0 + 0.5 * (x1 - x0), y0 + 0.5 * (y1 - y0));
@@ -257,7 +266,16 @@ fn label(html: &mut String, frame: &Frame, (x, y): (f64, f64), name: &str, taken
         let middle = y + dy;
         [left, middle - HEIGHT / 2.0, left + width, middle + HEIGHT / 2.0]
     };
-    let near = [(9.0, 0.0), (-9.0, 0.0), (0.0, -16.0), (0.0, 16.0)];
+    let near = [
+        (9.0, 0.0),
+        (-9.0, 0.0),
+        (9.0, -15.0),
+        (9.0, 15.0),
+        (-9.0, -15.0),
+        (-9.0, 15.0),
+        (0.0, -16.0),
+        (0.0, 16.0),
+    ];
     let rings = (1..=9).flat_map(|ring| {
         let by = 16.0 * f64::from(ring);
         [(12.0, by), (12.0, -by), (-12.0, by), (-12.0, -by), (by, by), (-by, by), (by, -by)]
