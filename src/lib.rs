@@ -30,6 +30,7 @@
 //! | floor | modules | what |
 //! |---|---|---|
 //! | 6 | [`pipeline`], [`models`] | prompts to pictures: schedulers, CLIP, UNet, VAE, their files |
+//! | 6 | [`bench`] | how fast each op is, how fast the device can be, what binds |
 //! | 5 | [`nn`] | layers: weights with the ops that use them |
 //! | 4 | [`ops`] | what users call: shapes checked, an algorithm chosen, kernels launched |
 //! | 3 | [`tensor`], [`device`] | arrays; a backend with its memory, programs and profile |
@@ -70,6 +71,7 @@
 //! | parameter, value, space, constraint | an integer that a kernel is specialised by; what it may be; what must hold |
 //! | configuration, candidate | a value for each parameter; one that a tuner tries |
 //! | knob; flag | an environment variable; a command-line option |
+//! | preset; peak | what the data sheet of known hardware says; what was measured at most |
 //! | profile, record; trace | measured launches; the timeline file |
 //! | band | the part of a tensor that lies in one block of memory |
 //! | panel | 32 outputs of a weight, interleaved for the kernels |

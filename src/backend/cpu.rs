@@ -28,6 +28,11 @@ mod group_norm_apply;
 mod group_norm_merge;
 mod group_norm_statistics;
 mod layer_norm;
+mod peak_fma;
+mod peak_int8;
+mod peak_launch;
+mod peak_local;
+mod peak_memory;
 mod product;
 mod rows;
 mod timestep_embedding;
@@ -82,6 +87,15 @@ const KERNELS: &[Kernel] = &[
         fast: Some(group_norm_statistics::fast),
     },
     Kernel { name: "layer_norm", definition: layer_norm::definition, fast: Some(layer_norm::fast) },
+    Kernel { name: "peak_fma", definition: peak_fma::definition, fast: Some(peak_fma::fast) },
+    Kernel { name: "peak_int8", definition: peak_int8::definition, fast: Some(peak_int8::fast) },
+    Kernel { name: "peak_launch", definition: peak_launch::definition, fast: None },
+    Kernel { name: "peak_local", definition: peak_local::definition, fast: Some(peak_local::fast) },
+    Kernel {
+        name: "peak_memory",
+        definition: peak_memory::definition,
+        fast: Some(peak_memory::fast),
+    },
     Kernel { name: "timestep_embedding", definition: timestep_embedding::definition, fast: None },
     Kernel { name: "token_embedding", definition: token_embedding::definition, fast: None },
     Kernel {
@@ -299,16 +313,21 @@ impl Backend for Cpu {
     }
 
     fn build(&self, source: &ProgramSource) -> Result<Program> {
+        let error = |log: &str| Error::Build {
+            kernel: source.kernel.to_owned(),
+            device: self.info.name.clone(),
+            log: log.to_owned(),
+        };
         let Some(kernel) = KERNELS.iter().find(|kernel| kernel.name == source.kernel) else {
-            return Err(Error::Build {
-                kernel: source.kernel.to_owned(),
-                device: self.info.name.clone(),
-                log: "the CPU backend has no function of that name".to_owned(),
-            });
+            return Err(error("the CPU backend has no function of that name"));
         };
         let run = match kernel.fast {
-            Some(fast) if !self.definitions_only => fast,
-            _ => kernel.definition,
+            Some(_) if self.definitions_only => kernel.definition,
+            Some(fast) => match peak_fma::refused(source).or_else(|| peak_int8::refused(source)) {
+                Some(reason) => return Err(error(reason)),
+                None => fast,
+            },
+            None => kernel.definition,
         };
         Ok(Program::new(Compiled { run, source: source.clone() }))
     }

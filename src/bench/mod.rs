@@ -1,7 +1,8 @@
 //! Each op at sizes of a real model: how long it takes, and whether it agrees with its definition.
 //!
-//! A [`Case`] is one op; its file is named after it and [`CASES`] lists it. `clbench run` is the
-//! program around this.
+//! A [`Case`] is one op; its file is named after it and [`CASES`] lists it. [`peak`] measures what a
+//! device can do at most, and [`roofline`] says how near a run comes to it. `clbench run` and
+//! `clbench peak` are the programs around this.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -9,7 +10,8 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::device::Device;
-use crate::profile::Work;
+use crate::kernel::Configuration;
+use crate::profile::{Record, Work};
 use crate::tensor::Tensor;
 use crate::{DType, Error, Result};
 
@@ -22,11 +24,16 @@ mod gemm;
 mod group_norm;
 mod inputs;
 mod layer_norm;
+pub mod peak;
+mod peak_cases;
+pub mod roofline;
 mod timestep_embedding;
 mod token_embedding;
 mod winograd;
 
 pub use inputs::{Inputs, Sizes};
+pub use peak::{Peak, Peaks};
+use roofline::Bound;
 
 /// An op that can be run by itself.
 #[derive(Debug)]
@@ -54,6 +61,11 @@ pub const CASES: &[Case] = &[
     gemm::CASE,
     group_norm::CASE,
     layer_norm::CASE,
+    peak_cases::FMA,
+    peak_cases::INT8,
+    peak_cases::LAUNCH,
+    peak_cases::LOCAL,
+    peak_cases::MEMORY,
     timestep_embedding::CASE,
     token_embedding::CASE,
     winograd::CASE,
@@ -66,6 +78,8 @@ pub struct Measurement {
     pub sizes: BTreeMap<&'static str, usize>,
     /// The kernels that it launched in one run, each as often as it was launched.
     pub launches: Vec<&'static str>,
+    /// The same launches with what they were specialised by and had to do.
+    pub details: Vec<Launched>,
     /// The work of one run.
     pub work: Work,
     /// By the host's clock, from the call until the device had finished: each run, the shortest
@@ -73,6 +87,39 @@ pub struct Measurement {
     pub host: Vec<Duration>,
     /// The same by the device's clock; empty where the driver does not tell.
     pub device: Vec<Duration>,
+}
+
+/// One launch of a run.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Launched {
+    /// The kernel.
+    pub kernel: &'static str,
+    /// What it was specialised by.
+    pub configuration: Configuration,
+    /// Its work.
+    pub work: Work,
+    /// Its time in the last run by the device's clock, where the driver tells.
+    pub device: Option<Duration>,
+}
+
+impl Measurement {
+    /// The times to judge by: the device's where the driver tells them, else the host's.
+    pub fn times(&self) -> &[Duration] {
+        if self.device.is_empty() { &self.host } else { &self.device }
+    }
+
+    /// The median of [`Measurement::times`].
+    pub fn median(&self) -> Duration {
+        let times = self.times();
+        times[times.len() / 2]
+    }
+
+    /// What binds the median run on a device of these peaks.
+    pub fn bound(&self, peaks: &Peaks) -> Bound {
+        let launches = self.details.iter();
+        let launches = launches.map(|one| (one.kernel, &one.configuration, one.work));
+        roofline::bound(peaks, launches, self.median().as_secs_f64())
+    }
 }
 
 /// How far a result is from its definition's.
@@ -139,6 +186,7 @@ impl Case {
         let mut measured = Measurement {
             sizes: sizes.clone(),
             launches: Vec::new(),
+            details: Vec::new(),
             work: Work::default(),
             host: Vec::new(),
             device: Vec::new(),
@@ -158,6 +206,11 @@ impl Case {
             let records = profile.records().split_off(known);
             let launches = || records.iter().filter(|record| record.launch.is_some());
             measured.launches = launches().map(|record| record.name).collect();
+            let launched = |record: &Record| {
+                let (work, configuration) = (record.launch?, record.configuration.clone()?);
+                Some(Launched { kernel: record.name, configuration, work, device: record.device })
+            };
+            measured.details = records.iter().filter_map(launched).collect();
             measured.work =
                 launches().filter_map(|record| record.launch).fold(Work::default(), |sum, work| {
                     Work { flop: sum.flop + work.flop, bytes: sum.bytes + work.bytes }

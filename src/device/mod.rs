@@ -246,7 +246,7 @@ impl Device {
         let timer = self.backend().launch(&program, &launch)?;
         self.inner.flop.fetch_add(work.flop, Ordering::Relaxed);
         self.inner.bytes.fetch_add(work.bytes, Ordering::Relaxed);
-        self.inner.profile.launched(kernel.name, start, work, timer);
+        self.inner.profile.launched(kernel.name, call.configuration, start, work, timer);
         Ok(())
     }
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::backend::Timer;
+use crate::kernel::Configuration;
 
 mod report;
 mod trace;
@@ -39,6 +40,8 @@ pub struct Record {
     pub parent: Option<usize>,
     /// A launch's work; `None` for a stage.
     pub launch: Option<Work>,
+    /// What a launch's kernel was specialised by; `None` for a stage.
+    pub configuration: Option<Configuration>,
     /// When it began by the host's clock, since the profile was made.
     pub start: Duration,
     /// How long it took by the host's clock: for a launch, the time to queue it. Zero for a stage
@@ -108,7 +111,16 @@ impl Profile {
         }
         let parent = state.open.last().copied();
         let (start, zero) = (self.origin.elapsed(), Duration::ZERO);
-        state.records.push(Record { name, parent, launch: None, start, host: zero, device: None });
+        let (launch, configuration) = (None, None);
+        state.records.push(Record {
+            name,
+            parent,
+            launch,
+            configuration,
+            start,
+            host: zero,
+            device: None,
+        });
         let index = state.records.len() - 1;
         state.open.push(index);
         Some(index)
@@ -130,6 +142,7 @@ impl Profile {
     pub(crate) fn launched(
         &self,
         name: &'static str,
+        configuration: &Configuration,
         start: Instant,
         work: Work,
         timer: Box<dyn Timer>,
@@ -141,7 +154,16 @@ impl Profile {
         let parent = state.open.last().copied();
         let (launch, host) = (Some(work), start.elapsed());
         let start = start.saturating_duration_since(self.origin);
-        state.records.push(Record { name, parent, launch, start, host, device: None });
+        let configuration = Some(configuration.clone());
+        state.records.push(Record {
+            name,
+            parent,
+            launch,
+            configuration,
+            start,
+            host,
+            device: None,
+        });
         let index = state.records.len() - 1;
         state.pending.push((index, timer));
     }

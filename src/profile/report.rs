@@ -141,7 +141,8 @@ mod tests {
 
     fn stage(name: &'static str, parent: Option<usize>, host_ms: u64) -> Record {
         let (start, host) = (Duration::ZERO, Duration::from_millis(host_ms));
-        Record { name, parent, launch: None, start, host, device: None }
+        let (launch, configuration, device) = (None, None, None);
+        Record { name, parent, launch, configuration, start, host, device }
     }
 
     fn launch(name: &'static str, parent: usize, device_ms: u64) -> Record {

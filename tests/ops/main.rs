@@ -12,4 +12,5 @@ mod geglu;
 mod gemm;
 mod group_norm;
 mod layer_norm;
+mod peak;
 mod winograd;

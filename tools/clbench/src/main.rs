@@ -1,4 +1,4 @@
-//! What is this device, and does every kernel agree with its definition there?
+//! What is this device, how fast can it go, and does every kernel agree with its definition there?
 //!
 //! Results go to stdout, diagnostics to stderr; the exit status is 0 for done, 1 for failed and 2
 //! for misused.
@@ -8,8 +8,12 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use ellesmere::Error;
 
+mod compare;
 mod devices;
 mod list;
+mod peak;
+mod report;
+mod results;
 mod run;
 mod table;
 
@@ -26,8 +30,10 @@ enum Command {
     Devices(devices::Arguments),
     /// List the kernels with their parameters
     List(list::Arguments),
-    /// Run one kernel and compare it with its definition
     Run(run::Arguments),
+    Peak(peak::Arguments),
+    Compare(compare::Arguments),
+    Report(report::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -35,6 +41,9 @@ fn main() -> ExitCode {
         Command::Devices(arguments) => devices::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
         Command::Run(arguments) => run::run(&arguments),
+        Command::Peak(arguments) => peak::run(&arguments),
+        Command::Compare(arguments) => compare::run(&arguments),
+        Command::Report(arguments) => report::run(&arguments),
     };
     match outcome {
         Ok(status) => status,

@@ -1,0 +1,109 @@
+// peak_int8.cl: y[i] = low 16 bits of the sum over a and t of dot(bytes(x[i] + t * increment),
+// bytes(x[i] * (2 a + 1))), of four signed bytes each, for `turns` values of t.
+//
+//   x            [elements]  uint: four bytes
+//   y            [elements]  float
+//   launch       a vector a work-item
+//
+// Measures dot products of bytes: ACCUMULATORS sums that do not wait for each other, with a new
+// left operand in every turn, so that no product is the same in two of them.
+
+#ifndef WG_SIZE
+#define WG_SIZE 64      // work-items in a group
+#endif
+#ifndef VECTOR
+#define VECTOR 1        // words of a sum: 1, or 8 where a work-item has vectors of its own
+#endif
+#ifndef ACCUMULATORS
+#define ACCUMULATORS 8  // sums of a work-item
+#endif
+#ifndef DOT
+#define DOT 0           // 1: the compiler's own dot product of four bytes, which not every one has
+#endif
+
+// sum + the dot product of the four signed bytes of `a` and `b`. Products of bytes fit 24 bits.
+INLINE int dot4(const uint a, const uint b, const int sum)
+{
+    const char4 left = as_char4(a);
+    const char4 right = as_char4(b);
+#if DOT
+    return sum + dot(left, right);
+#else
+    return mad24((int)left.s0, (int)right.s0, mad24((int)left.s1, (int)right.s1,
+           mad24((int)left.s2, (int)right.s2, mad24((int)left.s3, (int)right.s3, sum))));
+#endif
+}
+
+#if VECTOR == 1
+#define UINTS uint
+#define INTS int
+#define DOT4 dot4
+INLINE UINTS load_words(__global const uint *p, const size_t i) { return p[i]; }
+INLINE void store_words(__global float *p, const size_t i, const INTS v) { p[i] = (float)v; }
+#else
+#define UINTS WORD(uint, VECTOR)
+#define INTS WORD(int, VECTOR)
+#define SHORTS short16  // two for each of 8 words
+#define DOT4 dot4_words
+INLINE UINTS load_words(__global const uint *p, const size_t i) { return WORD(vload, VECTOR)(0, p + i); }
+INLINE void store_words(__global float *p, const size_t i, const INTS v)
+{
+    WORD(vstore, VECTOR)(WORD(convert_float, VECTOR)(v), 0, p + i);
+}
+
+// The same for the words of a vector: bytes widened to shorts, which vectors of a CPU multiply.
+INLINE INTS dot4_words(const UINTS a, const UINTS b, const INTS sum)
+{
+    const SHORTS left = as_short16(a);
+    const SHORTS right = as_short16(b);
+    const SHORTS left_low = (left << (SHORTS)8) >> (SHORTS)8;
+    const SHORTS right_low = (right << (SHORTS)8) >> (SHORTS)8;
+    const SHORTS left_high = left >> (SHORTS)8;
+    const SHORTS right_high = right >> (SHORTS)8;
+    const INTS low = convert_int8(left_low.even) * convert_int8(right_low.even)
+                   + convert_int8(left_low.odd) * convert_int8(right_low.odd);
+    const INTS high = convert_int8(left_high.even) * convert_int8(right_high.even)
+                    + convert_int8(left_high.odd) * convert_int8(right_high.odd);
+    return sum + low + high;
+}
+#endif
+
+__kernel __attribute__((reqd_work_group_size(WG_SIZE, 1, 1)))
+void peak_int8(__global const uint *x,
+               __global float *y,
+               const uint elements,
+               const uint turns,
+               const uint increment)
+{
+    const size_t start = get_global_id(0) * VECTOR;
+    if (start + VECTOR <= elements) {
+        const UINTS first = load_words(x, start);
+        UINTS left = first;
+        UINTS right[ACCUMULATORS];
+        INTS sums[ACCUMULATORS];
+#pragma unroll
+        for (uint a = 0; a < ACCUMULATORS; a++) {
+            right[a] = first * (UINTS)(2 * a + 1);
+            sums[a] = (INTS)(0);
+        }
+        for (uint turn = 0; turn < turns; turn++) {
+#pragma unroll
+            for (uint a = 0; a < ACCUMULATORS; a++)
+                sums[a] = DOT4(left, right[a], sums[a]);
+            left += (UINTS)(increment);
+        }
+        INTS sum = sums[0];
+#pragma unroll
+        for (uint a = 1; a < ACCUMULATORS; a++)
+            sum += sums[a];
+        store_words(y, start, sum & (INTS)(0xffff));
+        return;
+    }
+    for (size_t i = start; i < elements; i++) {
+        int sum = 0;
+        for (uint a = 0; a < ACCUMULATORS; a++)
+            for (uint turn = 0; turn < turns; turn++)
+                sum = dot4(x[i] + turn * increment, x[i] * (2 * a + 1), sum);
+        y[i] = (float)(sum & 0xffff);
+    }
+}
