@@ -285,9 +285,23 @@ impl Peak {
 
 /// The seconds of each run by the host's clock, until the device has finished, the shortest first.
 fn sample(device: &Device, time: Duration, run: impl Fn() -> Result<()>) -> Result<Vec<f64>> {
-    let mut seconds = Vec::new();
     let begin = Instant::now();
-    while seconds.len() < FEWEST || begin.elapsed() < time {
+    timed(device, |runs| runs < FEWEST || begin.elapsed() < time, run)
+}
+
+/// The same of so many runs, fewer if they take long.
+fn sample_times(device: &Device, times: usize, run: impl Fn() -> Result<()>) -> Result<Vec<f64>> {
+    let begin = Instant::now();
+    timed(device, |runs| runs == 0 || (runs < times && begin.elapsed() < 8 * SHORTEST), run)
+}
+
+fn timed(
+    device: &Device,
+    go_on: impl Fn(usize) -> bool,
+    run: impl Fn() -> Result<()>,
+) -> Result<Vec<f64>> {
+    let mut seconds = Vec::new();
+    while go_on(seconds.len()) {
         let start = Instant::now();
         run()?;
         device.finish()?;
@@ -301,10 +315,9 @@ fn sample(device: &Device, time: Duration, run: impl Fn() -> Result<()>) -> Resu
 fn enough(device: &Device, first: usize, run: impl Fn(usize) -> Result<()>) -> Result<usize> {
     let mut count = first;
     loop {
-        let start = Instant::now();
-        run(count)?;
-        device.finish()?;
-        let elapsed = start.elapsed();
+        // The best of three: one that the machine disturbed says nothing.
+        let seconds = sample_times(device, 3, || run(count))?;
+        let elapsed = Duration::from_secs_f64(seconds[0]);
         if elapsed >= SHORTEST || count >= 1 << 24 {
             return Ok(count);
         }
@@ -391,11 +404,12 @@ fn memory(device: &Device) -> Result<[Peak; 3]> {
     let write = |bytes| ops::peak_memory(device, Action::Write(bytes / 4, 1.0));
     let mut x = write(bytes)?;
     device.finish()?;
-    let start = Instant::now();
+    // The first write of a block is slower: the system only now gives the memory.
     drop(write(bytes)?);
     device.finish()?;
-    if start.elapsed() > Duration::from_millis(60) {
-        // A device below 4 GB/s has no cache that a quarter of this would fit.
+    let seconds = sample_times(device, 2, || write(bytes).map(drop))?;
+    if seconds[0] > 0.1 {
+        // A device below 3 GB/s has no cache that a quarter of this would fit.
         bytes = (bytes / 4).max(1 << 20);
         x = write(bytes)?;
     }

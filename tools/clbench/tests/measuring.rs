@@ -229,9 +229,8 @@ fn peaks_are_measured_kept_and_used() {
     }
     assert!(peaks["f16"].is_null(), "the host stores f16 and computes in f32");
     let value = |name: &str| peaks[name]["value"].as_f64().unwrap();
-    // A cache is quicker than the memory behind it, and waiting for each launch is never quicker.
+    // A cache is quicker than the memory behind it.
     assert!(value("local_memory") > value("memory_read"));
-    assert!(value("launch_back_to_back") <= value("launch_and_finish"));
     let kept = std::fs::read_dir(clbench.path("cache/peaks")).unwrap();
     let [kept] = kept.map(|entry| entry.unwrap().path()).collect::<Vec<_>>().try_into().unwrap();
 

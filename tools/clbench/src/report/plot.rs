@@ -177,14 +177,18 @@ fn picture(
         let (x, y) = (x(point.intensity), y(point.gflop_s));
         taken.push([x - 7.0, y - 7.0, x + 7.0, y + 7.0]);
     }
+    let (mut lines, mut names) = (String::new(), String::new());
     for point in points {
         let name = match frame.names {
             true => format!("{} {}", point.number, escaped(&point.name)),
             false => point.number.to_string(),
         };
         let (x, y) = (x(point.intensity), y(point.gflop_s));
-        label(html, frame, (x, y), &name, &mut taken);
+        label(frame, (x, y), &name, &mut taken, &mut lines, &mut names);
     }
+    // Lines below, so that names cover them.
+    html.push_str(&lines);
+    html.push_str(&names);
     for point in points {
         let (x, y) = (x(point.intensity), y(point.gflop_s));
         let _ = writeln!(html, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"5.5\"/>");
@@ -247,7 +251,14 @@ fn text_width(text: &str) -> f64 {
 }
 
 /// Writes a name where it hides nothing: near its point, else farther off with a line to it.
-fn label(html: &mut String, frame: &Frame, (x, y): (f64, f64), name: &str, taken: &mut Vec<Box4>) {
+fn label(
+    frame: &Frame,
+    (x, y): (f64, f64),
+    name: &str,
+    taken: &mut Vec<Box4>,
+    lines: &mut String,
+    names: &mut String,
+) {
     const HEIGHT: f64 = 15.0;
     let width = text_width(name);
     let inside = |[left, top, right, bottom]: Box4| {
@@ -288,10 +299,14 @@ fn label(html: &mut String, frame: &Frame, (x, y): (f64, f64), name: &str, taken
     if (middle - y).abs() > 17.0 {
         let end = if left > x { left - 2.0 } else { right.min(x) + 2.0 };
         let _ = writeln!(
-            html,
+            lines,
             "<line class=\"leader\" x1=\"{x:.1}\" y1=\"{y:.1}\" x2=\"{end:.1}\" y2=\"{middle:.1}\"/>"
         );
     }
-    let _ = writeln!(html, "<text x=\"{left:.1}\" y=\"{:.1}\">{name}</text>", middle + 4.5);
+    let _ = writeln!(
+        names,
+        "<text class=\"name\" x=\"{left:.1}\" y=\"{:.1}\">{name}</text>",
+        middle + 4.5
+    );
     taken.push(place);
 }
