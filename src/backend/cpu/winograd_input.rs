@@ -172,7 +172,10 @@ unsafe fn transform_at<L: Lanes, const TILE: usize>(
             *half_done = transform_window::<L, TILE>(column);
         }
         for r in 0..window {
-            let row = std::array::from_fn(|c| half_done[c][r]);
+            let mut row = [L::splat(0.0); MOST];
+            for (value, column) in row.iter_mut().zip(&half_done) {
+                *value = column[r];
+            }
             let done = transform_window::<L, TILE>(row);
             for (c, done) in done.iter().take(window).enumerate() {
                 done.store(targets[r * window + c].add(at));

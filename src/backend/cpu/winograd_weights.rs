@@ -88,17 +88,38 @@ impl Weights<'_> {
                 self.transformed.part(at, length).as_mut_ptr()
             });
             for at in (0..length).step_by(L::COUNT) {
-                let tap = |tap: usize| L::load(taps[tap].as_ptr().add(at));
-                let half_done: [_; 3] = std::array::from_fn(|c| {
-                    transform_weights::<L, TILE>([tap(c), tap(3 + c), tap(6 + c)])
-                });
-                for r in 0..window {
-                    let row = std::array::from_fn(|c| half_done[c][r]);
-                    let done = transform_weights::<L, TILE>(row);
-                    for (c, done) in done.iter().take(window).enumerate() {
-                        done.store(targets[r * window + c].add(at));
-                    }
-                }
+                transform_at::<L, TILE>(&taps, &targets, at);
+            }
+        }
+    }
+}
+
+/// # Safety
+///
+/// As [`Lanes`]; every tap and target has a vector from `at` on.
+#[inline(always)]
+unsafe fn transform_at<L: Lanes, const TILE: usize>(
+    taps: &[&[f32]; 9],
+    targets: &[*mut f32; MOST * MOST],
+    at: usize,
+) {
+    let window = TILE + 2;
+    // SAFETY: as this function's. Loops, and not closures, which would be compiled without the
+    // instructions of `L`.
+    unsafe {
+        let mut half_done = [[L::splat(0.0); MOST]; 3];
+        for (c, half_done) in half_done.iter_mut().enumerate() {
+            let mut column = [L::splat(0.0); 3];
+            for (r, value) in column.iter_mut().enumerate() {
+                *value = L::load(taps[r * 3 + c].as_ptr().add(at));
+            }
+            *half_done = transform_weights::<L, TILE>(column);
+        }
+        for r in 0..window {
+            let row = [half_done[0][r], half_done[1][r], half_done[2][r]];
+            let done = transform_weights::<L, TILE>(row);
+            for (c, done) in done.iter().take(window).enumerate() {
+                done.store(targets[r * window + c].add(at));
             }
         }
     }
