@@ -8,9 +8,17 @@ pub trait Tile {
     /// Its most rows.
     const ROWS: usize;
 
-    /// `sums[rows][PANEL] = [sums +] packed[rows][STRIDE] * terms[depth][PANEL]`, at least in the
+    /// `sums[rows][PANEL] = [sums +] left[rows][stride] * terms[depth][PANEL]`, at least in the
     /// first `columns`.
-    fn multiply(packed: &[f32], terms: &[f32], columns: usize, sums: &mut [f32], add: bool);
+    fn multiply(left: Left, terms: &[f32], columns: usize, sums: &mut [f32], add: bool);
+}
+
+/// Rows of the left side, from the first of the terms on.
+#[derive(Clone, Copy)]
+pub struct Left<'a> {
+    pub values: &'a [f32],
+    /// Floats from one row to the next.
+    pub stride: usize,
 }
 
 /// The most rows of a tile for `level`.
@@ -60,9 +68,9 @@ pub struct Portable;
 impl Tile for Portable {
     const ROWS: usize = 4;
 
-    fn multiply(packed: &[f32], terms: &[f32], _columns: usize, sums: &mut [f32], add: bool) {
-        use super::{PANEL, STRIDE};
-        let rows = packed.chunks(STRIDE).zip(sums.as_chunks_mut::<PANEL>().0);
+    fn multiply(left: Left, terms: &[f32], _columns: usize, sums: &mut [f32], add: bool) {
+        use super::PANEL;
+        let rows = left.values.chunks(left.stride).zip(sums.as_chunks_mut::<PANEL>().0);
         for (row, sums) in rows {
             let mut sum = if add { *sums } else { [0.0; PANEL] };
             for (&a, terms) in row.iter().zip(terms.as_chunks::<PANEL>().0) {
@@ -79,11 +87,12 @@ impl Tile for Portable {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::super::{PANEL, STRIDE};
+    use super::super::PANEL;
     use super::*;
 
-    /// A tile of a fixed number of rows: packed rows, terms, depth, sums, whether to add.
-    type Fixed = unsafe fn(*const f32, *const f32, usize, *mut f32, bool);
+    /// A tile of a fixed number of rows: left rows, their stride, terms, depth, sums, whether to
+    /// add.
+    type Fixed = unsafe fn(*const f32, usize, *const f32, usize, *mut f32, bool);
 
     /// 12 rows by a panel: 24 sums of 32 registers.
     pub struct Avx512;
@@ -115,10 +124,10 @@ mod x86 {
 
     /// The tile's contract that the pointers of a [`Fixed`] rest on.
     #[inline(always)]
-    fn check(packed: &[f32], terms: &[f32], sums: &[f32], most_rows: usize) -> (usize, usize) {
+    fn check(left: Left, terms: &[f32], sums: &[f32], most_rows: usize) -> (usize, usize) {
         let (rows, depth) = (sums.len() / PANEL, terms.len() / PANEL);
         assert!(rows >= 1 && rows <= most_rows);
-        assert!(depth <= STRIDE && packed.len() >= (rows - 1) * STRIDE + depth);
+        assert!(depth <= left.stride && left.values.len() >= (rows - 1) * left.stride + depth);
         (rows, depth)
     }
 
@@ -126,13 +135,16 @@ mod x86 {
         const ROWS: usize = 12;
 
         #[inline(always)]
-        fn multiply(packed: &[f32], terms: &[f32], columns: usize, sums: &mut [f32], add: bool) {
-            let (rows, depth) = check(packed, terms, sums, Self::ROWS);
+        fn multiply(left: Left, terms: &[f32], columns: usize, sums: &mut [f32], add: bool) {
+            let (rows, depth) = check(left, terms, sums, Self::ROWS);
             let tile = if columns > 16 { AVX512_WIDE[rows - 1] } else { AVX512_NARROW[rows - 1] };
             // SAFETY: `check` has seen that the slices are as long as the tile's rows and depth
             // say; only `run_avx512` names this tile, and its caller has seen that
             // the host has the instructions.
-            unsafe { tile(packed.as_ptr(), terms.as_ptr(), depth, sums.as_mut_ptr(), add) }
+            unsafe {
+                let (values, sums) = (left.values.as_ptr(), sums.as_mut_ptr());
+                tile(values, left.stride, terms.as_ptr(), depth, sums, add);
+            }
         }
     }
 
@@ -140,18 +152,26 @@ mod x86 {
         const ROWS: usize = 6;
 
         #[inline(always)]
-        fn multiply(packed: &[f32], terms: &[f32], columns: usize, sums: &mut [f32], add: bool) {
-            let (rows, depth) = check(packed, terms, sums, Self::ROWS);
+        fn multiply(left: Left, terms: &[f32], columns: usize, sums: &mut [f32], add: bool) {
+            let (rows, depth) = check(left, terms, sums, Self::ROWS);
             let tile = AVX2[rows - 1];
             // SAFETY: as for AVX-512; the second half of a panel begins 16 columns on.
             unsafe {
-                tile(packed.as_ptr(), terms.as_ptr(), depth, sums.as_mut_ptr(), add);
+                let (values, stride) = (left.values.as_ptr(), left.stride);
+                tile(values, stride, terms.as_ptr(), depth, sums.as_mut_ptr(), add);
                 if columns > 16 {
                     let (terms, sums) = (terms.as_ptr().add(16), sums.as_mut_ptr().add(16));
-                    tile(packed.as_ptr(), terms, depth, sums, add);
+                    tile(values, stride, terms, depth, sums, add);
                 }
             }
         }
+    }
+
+    /// The addresses of every third row: the two after it are one and two strides on, which an
+    /// instruction can add, so that few registers address all rows.
+    #[inline(always)]
+    fn thirds(left: *const f32, stride: usize) -> [*const f32; 4] {
+        std::array::from_fn(|third| left.wrapping_add(3 * third * stride))
     }
 
     const AVX512_WIDE: [Fixed; 12] = [
@@ -190,11 +210,12 @@ mod x86 {
     ///
     /// # Safety
     ///
-    /// `packed` has `ROWS` rows of `depth` floats, `STRIDE` apart; `terms` has `depth` rows and
+    /// `left` has `ROWS` rows of `depth` floats, `stride` apart; `terms` has `depth` rows and
     /// `sums` has `ROWS` rows of `VECTORS * 16` floats, `PANEL` apart.
     #[target_feature(enable = "avx512f")]
     unsafe fn avx512<const ROWS: usize, const VECTORS: usize>(
-        packed: *const f32,
+        left: *const f32,
+        stride: usize,
         terms: *const f32,
         depth: usize,
         sums: *mut f32,
@@ -210,13 +231,14 @@ mod x86 {
                     }
                 }
             }
+            let left = thirds(left, stride);
             for k in 0..depth {
                 let mut b = [_mm512_setzero_ps(); VECTORS];
                 for (vector, b) in b.iter_mut().enumerate() {
                     *b = _mm512_loadu_ps(terms.add(k * PANEL + vector * 16));
                 }
                 for (row, sum) in sum.iter_mut().enumerate() {
-                    let a = _mm512_set1_ps(*packed.add(row * STRIDE + k));
+                    let a = _mm512_set1_ps(*left[row / 3].add(row % 3 * stride + k));
                     for (sum, b) in sum.iter_mut().zip(b) {
                         *sum = _mm512_fmadd_ps(a, b, *sum);
                     }
@@ -237,7 +259,8 @@ mod x86 {
     /// As for [`avx512`] with one vector.
     #[target_feature(enable = "avx2,fma")]
     unsafe fn avx2<const ROWS: usize>(
-        packed: *const f32,
+        left: *const f32,
+        stride: usize,
         terms: *const f32,
         depth: usize,
         sums: *mut f32,
@@ -253,13 +276,14 @@ mod x86 {
                     }
                 }
             }
+            let left = thirds(left, stride);
             for k in 0..depth {
                 let b = [
                     _mm256_loadu_ps(terms.add(k * PANEL)),
                     _mm256_loadu_ps(terms.add(k * PANEL + 8)),
                 ];
                 for (row, sum) in sum.iter_mut().enumerate() {
-                    let a = _mm256_set1_ps(*packed.add(row * STRIDE + k));
+                    let a = _mm256_set1_ps(*left[row / 3].add(row % 3 * stride + k));
                     for (sum, b) in sum.iter_mut().zip(b) {
                         *sum = _mm256_fmadd_ps(a, b, *sum);
                     }
