@@ -28,6 +28,10 @@
 #define IN_PLACE 0      // 1: rows are read where they lie: a matrix of at least TILE_M, REAL float
 #endif
 
+#ifndef DECODED
+#define DECODED 0       // 1: the kernel itself brings the terms of panels to private memory
+#endif
+
 #define PANEL 32
 #define COLUMNS (2 * VECTOR)            // outputs of a register tile
 #define STRIPS (PANEL / COLUMNS)        // register tiles across a panel
@@ -41,7 +45,7 @@
 #define store_realV WORD(store_real, VECTOR)
 
 // Where a panel's terms and a block's rows are as float.
-#ifdef DTYPE_F16
+#if DECODED || defined(DTYPE_F16)
 #define TERMS __private
 #else
 #define TERMS __global
@@ -89,31 +93,35 @@ INLINE int tile_row(const uint tile, const int rows_left)
     return IN_PLACE ? min(row, rows_left - TILE_M) : row;
 }
 
-// sums[TILE_M][PANEL] = [sums +] rows[TILE_M][stride] * panel[depth][PANEL], of COLUMNS columns.
-INLINE void multiply_tile(ROWS const float *rows, const size_t stride, TERMS const float *panel,
-                          float *sums, const uint depth, const bool add)
+// sums[TILE_M][PANEL] = [sums +] rows[TILE_M][..] * panel[runs * depth][PANEL], of COLUMNS columns.
+// Rows are `stride` apart and may overlap; each is `runs` runs of `depth` terms, run_stride apart.
+INLINE void multiply_runs(ROWS const float *rows, const size_t stride, const uint runs,
+                          const size_t run_stride, TERMS const float *panel, float *sums,
+                          const uint depth, const bool add)
 {
-    // Every third row has a pointer: the two after it are one and two strides on, which an
-    // instruction can add.
-    ROWS const float *thirds[(TILE_M + 2) / 3];
-#pragma unroll
-    for (uint third = 0; third < (TILE_M + 2) / 3; third++)
-        thirds[third] = rows + 3 * third * stride;
     floatV sum[TILE_M][2];
 #pragma unroll
     for (uint m = 0; m < TILE_M; m++) {
         sum[m][0] = add ? vloadV(0, sums + m * PANEL) : 0.0f;
         sum[m][1] = add ? vloadV(1, sums + m * PANEL) : 0.0f;
     }
-    // An index of 32 bits would be computed anew for every row.
-    for (size_t k = 0; k < depth; k++) {
-        const floatV b0 = vloadV(0, panel + k * PANEL);
-        const floatV b1 = vloadV(1, panel + k * PANEL);
+    for (uint run = 0; run < runs; run++, rows += run_stride, panel += depth * PANEL) {
+        // Every third row has a pointer: the two after it are one and two strides on, which an
+        // instruction can add.
+        ROWS const float *thirds[(TILE_M + 2) / 3];
 #pragma unroll
-        for (uint m = 0; m < TILE_M; m++) {
-            const floatV a = thirds[m / 3][m % 3 * stride + k];
-            sum[m][0] += a * b0;
-            sum[m][1] += a * b1;
+        for (uint third = 0; third < (TILE_M + 2) / 3; third++)
+            thirds[third] = rows + 3 * third * stride;
+        // An index of 32 bits would be computed anew for every row.
+        for (size_t k = 0; k < depth; k++) {
+            const floatV b0 = vloadV(0, panel + k * PANEL);
+            const floatV b1 = vloadV(1, panel + k * PANEL);
+#pragma unroll
+            for (uint m = 0; m < TILE_M; m++) {
+                const floatV a = thirds[m / 3][m % 3 * stride + k];
+                sum[m][0] += a * b0;
+                sum[m][1] += a * b1;
+            }
         }
     }
 #pragma unroll
@@ -121,6 +129,13 @@ INLINE void multiply_tile(ROWS const float *rows, const size_t stride, TERMS con
         vstoreV(sum[m][0], 0, sums + m * PANEL);
         vstoreV(sum[m][1], 1, sums + m * PANEL);
     }
+}
+
+// As multiply_runs, of rows that lie together.
+INLINE void multiply_tile(ROWS const float *rows, const size_t stride, TERMS const float *panel,
+                          float *sums, const uint depth, const bool add)
+{
+    multiply_runs(rows, stride, 1, 0, panel, sums, depth, add);
 }
 
 // sums[PANELS][BLOCK_M][PANEL] = [sums +] rows[BLOCK_M][stride] * the terms first..first + depth
@@ -138,12 +153,12 @@ INLINE void multiply_block(ROWS const float *rows,
                            const uint depth,
                            float *sums)
 {
-#ifdef DTYPE_F16
+#if DECODED || defined(DTYPE_F16)
     float panel[TILE_K * PANEL];
 #endif
     for (uint p = 0; p < panels; p++) {
         const size_t start = ((size_t)(first_panel + p) * inputs + first) * PANEL;
-#ifdef DTYPE_F16
+#if DECODED || defined(DTYPE_F16)
         unpack(panel, weights, start, depth * PANEL);
 #else
         __global const float *panel = weights + start;

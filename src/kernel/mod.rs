@@ -73,6 +73,32 @@ pub const KERNELS: &[Kernel] = &[
         source: source!("cast"),
     },
     Kernel {
+        name: "conv2d_few_inputs",
+        summary: "convolves images of few channels, reading windows where they overlap",
+        parameters: &[
+            given("CHANNELS", 4),
+            REGISTER_TILES[0],
+            REGISTER_TILES[1],
+            REGISTER_TILES[2],
+        ],
+        constraints: &[],
+        source: source!("conv2d_few_inputs", "register_tile"),
+    },
+    Kernel {
+        name: "conv2d_few_outputs",
+        summary: "convolves images to few outputs, all taps of a window at once",
+        parameters: &[
+            given("CHANNELS", 128),
+            given("OUTPUTS", 3),
+            given("DECODED", 1),
+            REGISTER_TILES[0],
+            REGISTER_TILES[1],
+            REGISTER_TILES[2],
+        ],
+        constraints: &[],
+        source: source!("conv2d_few_outputs", "register_tile"),
+    },
+    Kernel {
         name: "conv2d_local",
         summary: "convolves images, a work-group sharing tiles in local memory",
         parameters: LOCAL_TILES,

@@ -4,12 +4,15 @@ use std::ops::Range;
 
 use crate::device::{Call, arguments};
 use crate::info::DeviceInfo;
+use crate::ops::conv2d_edges::{edge, edge_tiling};
 use crate::ops::epilogue::is_output_bias;
 use crate::ops::tiles::{Tile, local_tiling, register_tiling};
 use crate::ops::{Epilogue, Weights, gemm};
 use crate::tensor::{Band, Tensor};
 use crate::tune::Class;
 use crate::{Error, Result};
+
+pub use crate::ops::conv2d_edges::Edge;
 
 /// Zeros around an image, in pixels of what the convolution reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -79,6 +82,8 @@ pub struct Problem {
 pub enum Algorithm {
     /// Each pixel by itself: [`gemm()`].
     Pointwise,
+    /// A kernel for few channels in or out.
+    Edge(Edge),
     /// `conv2d_register`: implicit GEMM, a work-item holds a large tile in wide vectors.
     RegisterTiles,
     /// `conv2d_local`: implicit GEMM, a work-group shares tiles in local memory.
@@ -96,6 +101,8 @@ pub fn plan(problem: &Problem, info: &DeviceInfo) -> Algorithm {
     };
     if problem.params == pixel_by_pixel && !problem.sample_bias {
         Algorithm::Pointwise
+    } else if let Some(edge) = edge(problem, info) {
+        Algorithm::Edge(edge)
     } else if info.prefers_register_tiles() {
         Algorithm::RegisterTiles
     } else {
@@ -133,6 +140,7 @@ pub fn conv2d(
     let problem = check(x, weights, params, &epilogue)?;
     let (kernel, tile): (_, Tile) = match plan(&problem, x.device().info()) {
         Algorithm::Pointwise => return gemm(x, None, weights, epilogue),
+        Algorithm::Edge(edge) => (edge.kernel(), edge_tiling),
         Algorithm::RegisterTiles => ("conv2d_register", register_tiling),
         Algorithm::LocalTiles => ("conv2d_local", local_tiling),
     };
@@ -325,6 +333,7 @@ mod tests {
         for (name, problem, on_gpu) in cases {
             assert_eq!(plan(&problem, &gpu()), on_gpu, "{name}");
             let on_cpu = match on_gpu {
+                Algorithm::LocalTiles if problem.outputs <= 8 => Algorithm::Edge(Edge::FewOutputs),
                 Algorithm::LocalTiles => Algorithm::RegisterTiles,
                 other => other,
             };

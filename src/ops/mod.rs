@@ -4,6 +4,7 @@ mod activation;
 pub mod attention;
 mod cast;
 pub mod conv2d;
+mod conv2d_edges;
 mod elementwise;
 mod epilogue;
 mod gaussian_sample;

@@ -88,7 +88,7 @@ fn register_blocks(tiles: usize, panels: usize, least: [usize; 2], cores: usize)
 /// A tile is `TILE_M` rows by two vectors. It takes 24 of 32 registers where vectors have 16
 /// lanes (AVX-512), and 12 of 16 where they have fewer (AVX2, SSE). A block's packed rows and its
 /// sums take a third of a second cache of 1 MiB each, whatever the problem: one program for all.
-fn suggested_register_tiles(info: &DeviceInfo) -> [(&'static str, u32); 5] {
+pub(super) fn suggested_register_tiles(info: &DeviceInfo) -> [(&'static str, u32); 5] {
     let (vector, tile_rows, tiles) = match info.vector_width {
         16.. => (16, 12, 12),
         8..16 => (8, 6, 16),

@@ -15,10 +15,9 @@ use super::vector_math::{Level, level, widen};
 use super::{PANEL, Reals, RealsMut};
 
 mod epilogue;
-mod tile;
+pub mod tile;
 
-pub use epilogue::Epilogue;
-use epilogue::Output;
+pub use epilogue::{Epilogue, Output};
 use tile::{Left, Tile};
 
 /// The most terms of a block of K: such rows of a tile and such a panel stay in the second cache.
@@ -44,7 +43,7 @@ pub trait Rows: Sync {
 
 /// Whether a tile's rows, so many floats apart, may be read in place: at a multiple of 4 KiB they
 /// would all contend for one set of the first cache, which holds fewer lines than a tile has rows.
-fn stride_suits_a_cache(stride: usize) -> bool {
+pub fn stride_suits_a_cache(stride: usize) -> bool {
     !stride.is_multiple_of(1024)
 }
 
@@ -85,7 +84,7 @@ struct Grid {
     panel_tasks: usize,
 }
 
-struct Task {
+pub struct Task {
     rows: usize,
     tiles_in_all: usize,
     tiles: Range<usize>,
@@ -130,7 +129,7 @@ impl Task {
 }
 
 /// The `index`th of `parts` parts of `count` things.
-fn part(count: usize, parts: usize, index: usize) -> Range<usize> {
+pub fn part(count: usize, parts: usize, index: usize) -> Range<usize> {
     count * index / parts..count * (index + 1) / parts
 }
 
@@ -149,10 +148,10 @@ thread_local! {
 /// A cache line, to which the vectors of panels and sums are aligned.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Line([f32; 16]);
+pub struct Line([f32; 16]);
 
 /// `count` floats of `lines`, with whatever values they have.
-fn floats(lines: &mut Vec<Line>, count: usize) -> &mut [f32] {
+pub fn floats(lines: &mut Vec<Line>, count: usize) -> &mut [f32] {
     let length = count.div_ceil(16);
     if lines.len() < length {
         lines.resize(length, Line([0.0; 16]));
@@ -199,8 +198,8 @@ fn run_task<T: Tile>(
                     product.epilogue.fetch(tile.clone(), panel, product.outputs, y);
                 }
                 let left = match in_place {
-                    None => Left { values: &packed[start * STRIDE..], stride: STRIDE },
-                    Some((x, stride)) => Left { values: &x[tile.start * stride + first..], stride },
+                    None => Left::rows(&packed[start * STRIDE..], STRIDE),
+                    Some((x, stride)) => Left::rows(&x[tile.start * stride + first..], stride),
                 };
                 T::multiply(left, weights, columns, sums, first > 0);
                 if is_last {
