@@ -23,7 +23,7 @@ const GEMMS: [[usize; 3]; 7] = [
 ];
 
 /// (channels in, channels out, side, stride): 3x3 windows of the UNet, then of the VAE's decoder.
-const CONVS: [[usize; 4]; 16] = [
+const CONVS: [[usize; 4]; 19] = [
     [320, 320, 64, 1],
     [640, 640, 32, 1],
     [1280, 1280, 16, 1],
@@ -40,6 +40,10 @@ const CONVS: [[usize; 4]; 16] = [
     [256, 128, 512, 1],
     [128, 128, 512, 1],
     [128, 3, 512, 1],
+    // Other edges: the VAE's encoder, the UNet's last.
+    [3, 128, 512, 1],
+    [512, 8, 64, 1],
+    [320, 4, 64, 1],
 ];
 
 /// (channels in, channels out, side) of those that read x twice as large: the side of the result.

@@ -9,7 +9,8 @@
 //   top, left    padding before x
 //   read_height, read_width  where x ends as it is read: whatever is asked beyond is zero
 //   enlarge      1: x is read twice as large, pixel (r, c) being x[r / 2][c / 2]
-//   launch       one work-item per BLOCK_M pixels of y and BLOCK_N outputs, see register_tile.h
+//   launch       one work-item per block of pixels of y and panels, at most BLOCK_M pixels and
+//                PANELS panels each: see register_tile.h
 //
 // A product whose rows are windows of x, gathered as a block needs them: runs of contiguous
 // channels. `top` is -1 where x begins with a row of which only the second half is read.
@@ -40,17 +41,20 @@ void conv2d_register(__global const REAL *x,
 {
     const uint rows = samples * out_height * out_width;
     const uint inputs = kernel_height * kernel_width * channels;
-    const uint first_row = get_group_id(0) * BLOCK_M;
-    const uint block_rows = min((uint)BLOCK_M, rows - first_row);
-    const uint tiles = (block_rows + TILE_M - 1) / TILE_M;
-    const uint first_panel = get_group_id(1) * PANELS;
-    const uint panels = min((uint)PANELS, (outputs + PANEL - 1) / PANEL - first_panel);
+    const uint all_tiles = (rows + TILE_M - 1) / TILE_M;
+    const uint first_tile = share(all_tiles, get_num_groups(0), get_group_id(0));
+    const uint tiles = share(all_tiles, get_num_groups(0), get_group_id(0) + 1) - first_tile;
+    const uint first_row = first_tile * TILE_M;
+    const uint block_rows = min(tiles * TILE_M, rows - first_row);
+    const uint all_panels = (outputs + PANEL - 1) / PANEL;
+    const uint first_panel = share(all_panels, get_num_groups(1), get_group_id(1));
+    const uint panels = share(all_panels, get_num_groups(1), get_group_id(1) + 1) - first_panel;
+    const uint part = part_depth(inputs);
     float packed[BLOCK_M * A_STRIDE];
     float sums[PANELS * BLOCK_M * PANEL];
 
-    clear(sums, PANELS * BLOCK_M * PANEL);
-    for (uint first = 0; first < inputs; first += TILE_K) {
-        const uint depth = min((uint)TILE_K, inputs - first);
+    for (uint first = 0; first < inputs; first += part) {
+        const uint depth = min(part, inputs - first);
         for (uint m = 0; m < tiles * TILE_M; m++) {
             const uint pixel = min(first_row + m, rows - 1);
             const uint out_column = pixel % out_width;
@@ -74,7 +78,8 @@ void conv2d_register(__global const REAL *x,
                 tap++;
             }
         }
-        multiply_block(packed, tiles, weights, first_panel, panels, inputs, first, depth, sums);
+        multiply_block(packed, A_STRIDE, rows - first_row, tiles, weights, first_panel, panels,
+                       inputs, first, depth, sums);
     }
 
     for (uint p = 0; p < panels; p++)

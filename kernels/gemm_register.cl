@@ -8,7 +8,8 @@
 //   y         [rows, outputs]           REAL
 //   batch     so many products of these sizes: every array but the bias has all of theirs, one
 //             after the other
-//   launch    one work-item per BLOCK_M rows, BLOCK_N outputs and product, see register_tile.h
+//   launch    one work-item per block of rows and panels, at most BLOCK_M rows and PANELS panels
+//             each, and product: see register_tile.h
 //
 // For CPU devices: local memory and many work-items would be cost without use there.
 
@@ -32,17 +33,25 @@ void gemm_register(__global const REAL *x,
     weights += product * ((outputs + PANEL - 1) / PANEL) * inputs * PANEL;
     residual += residual ? product * rows * outputs : 0;
     y += product * rows * outputs;
-    const uint first_row = get_group_id(0) * BLOCK_M;
-    const uint block_rows = min((uint)BLOCK_M, rows - first_row);
-    const uint tiles = (block_rows + TILE_M - 1) / TILE_M;
-    const uint first_panel = get_group_id(1) * PANELS;
-    const uint panels = min((uint)PANELS, (outputs + PANEL - 1) / PANEL - first_panel);
-    float packed[BLOCK_M * A_STRIDE];
+    const uint all_tiles = (rows + TILE_M - 1) / TILE_M;
+    const uint first_tile = share(all_tiles, get_num_groups(0), get_group_id(0));
+    const uint tiles = share(all_tiles, get_num_groups(0), get_group_id(0) + 1) - first_tile;
+    const uint first_row = first_tile * TILE_M;
+    const uint block_rows = min(tiles * TILE_M, rows - first_row);
+    const uint all_panels = (outputs + PANEL - 1) / PANEL;
+    const uint first_panel = share(all_panels, get_num_groups(1), get_group_id(1));
+    const uint panels = share(all_panels, get_num_groups(1), get_group_id(1) + 1) - first_panel;
+    const uint part = part_depth(inputs);
+    const uint rows_left = rows - first_row;
     float sums[PANELS * BLOCK_M * PANEL];
-
-    clear(sums, PANELS * BLOCK_M * PANEL);
-    for (uint first = 0; first < inputs; first += TILE_K) {
-        const uint depth = min((uint)TILE_K, inputs - first);
+#if IN_PLACE
+    for (uint first = 0; first < inputs; first += part)
+        multiply_block(x + (size_t)first_row * columns + first, columns, rows_left, tiles, weights,
+                       first_panel, panels, inputs, first, min(part, inputs - first), sums);
+#else
+    float packed[BLOCK_M * A_STRIDE];
+    for (uint first = 0; first < inputs; first += part) {
+        const uint depth = min(part, inputs - first);
         const uint depth1 = first < columns ? min(depth, columns - first) : 0;
         for (uint m = 0; m < tiles * TILE_M; m++) {
             const size_t row = first_row + m;
@@ -55,11 +64,16 @@ void gemm_register(__global const REAL *x,
                 unpack(packed + m * A_STRIDE + depth1, x2,
                        row * (inputs - columns) + first + depth1 - columns, depth - depth1);
         }
-        multiply_block(packed, tiles, weights, first_panel, panels, inputs, first, depth, sums);
+        multiply_block(packed, A_STRIDE, rows_left, tiles, weights, first_panel, panels, inputs,
+                       first, depth, sums);
     }
+#endif
 
     for (uint p = 0; p < panels; p++)
-        for (uint m = 0; m < block_rows; m++)
-            store_row(sums + (p * BLOCK_M + m) * PANEL, (first_panel + p) * PANEL, outputs,
+        for (uint m = 0; m < block_rows; m++) {
+            const uint tile = m / TILE_M;
+            const uint place = m + tile * TILE_M - tile_row(tile, rows_left);
+            store_row(sums + (p * BLOCK_M + place) * PANEL, (first_panel + p) * PANEL, outputs,
                       first_row + m, 0, bias, 0, residual, y, activation);
+        }
 }

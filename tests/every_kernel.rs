@@ -75,6 +75,8 @@ fn small(case: &Case) -> Sizes {
         }
         "cast" => &[("elements", 1031)],
         "conv2d" => &[("height", 9), ("width", 11), ("channels", 6), ("outputs", 37)],
+        "conv2d_few_inputs" => &[("height", 5), ("width", 19), ("channels", 3), ("outputs", 37)],
+        "conv2d_few_outputs" => &[("height", 5), ("width", 19), ("channels", 18), ("outputs", 4)],
         "gaussian_sample" => &[("height", 3), ("width", 7), ("channels", 4)],
         "geglu" => &[("rows", 3), ("channels", 37)],
         "gemm" => &[("rows", 67), ("outputs", 37), ("inputs", 21)],

@@ -1,11 +1,13 @@
 // register_tile.h: a block of a matrix product by one work-item, for devices whose work-items run
 // on cores with wide vectors. What gemm_register and conv2d_register share.
 //
-// A block has TILES tiles of TILE_M rows, by PANELS panels of weights. K is taken TILE_K at a
-// time: the kernel packs that part of the block's rows as float, rows apart by A_STRIDE, so that
-// neither powers of two between rows nor their conversion is met again in the inner loop; each
-// panel's part is decoded once for all tiles. A tile's sums stay in registers within TILE_K, and
-// between in private memory.
+// The result's tiles of TILE_M rows and its panels of weights are shared out evenly over the
+// launch, so that no block is nearly empty: a block has at most TILES tiles by PANELS panels. K is
+// taken in equal parts of at most TILE_K. The kernel packs that part of the block's rows as float,
+// rows apart by A_STRIDE, so that neither powers of two between rows nor their conversion is met
+// again in the inner loop; or, with IN_PLACE, the rows are read where they lie. A panel's part is
+// read where it lies if REAL is float, and else decoded once for all tiles. A tile's sums stay in
+// registers within a part, and between in private memory.
 
 #ifndef VECTOR
 #define VECTOR 16       // lanes of the device's vectors: 4, 8 or 16
@@ -14,29 +16,58 @@
 #define TILE_M 12       // rows of a register tile, each of two vectors
 #endif
 #ifndef TILES
-#define TILES 8         // tiles in a block
+#define TILES 8         // most tiles in a block
 #endif
 #ifndef PANELS
-#define PANELS 8        // panels in a block
+#define PANELS 8        // most panels in a block
 #endif
 #ifndef TILE_K
-#define TILE_K 256      // terms between two visits of the sums in memory; a multiple of 16
+#define TILE_K 256      // most terms between two visits of the sums in memory; a multiple of 16
+#endif
+#ifndef IN_PLACE
+#define IN_PLACE 0      // 1: rows are read where they lie: a matrix of at least TILE_M, REAL float
+#endif
+
+#ifndef DECODED
+#define DECODED 0       // 1: the kernel itself brings the terms of panels to private memory
 #endif
 
 #define PANEL 32
 #define COLUMNS (2 * VECTOR)            // outputs of a register tile
 #define STRIPS (PANEL / COLUMNS)        // register tiles across a panel
 #define BLOCK_M (TILES * TILE_M)
-#define BLOCK_N (PANELS * PANEL)
 #define A_STRIDE (TILE_K + 16)
 
-#define JOIN_(a, b) a##b
-#define JOIN(a, b) JOIN_(a, b)
-#define floatV JOIN(float, VECTOR)
-#define vloadV JOIN(vload, VECTOR)
-#define vstoreV JOIN(vstore, VECTOR)
-#define load_realV JOIN(load_real, VECTOR)
-#define store_realV JOIN(store_real, VECTOR)
+#define floatV WORD(float, VECTOR)
+#define vloadV WORD(vload, VECTOR)
+#define vstoreV WORD(vstore, VECTOR)
+#define load_realV WORD(load_real, VECTOR)
+#define store_realV WORD(store_real, VECTOR)
+
+// Where a panel's terms and a block's rows are as float.
+#if DECODED || defined(DTYPE_F16)
+#define TERMS __private
+#else
+#define TERMS __global
+#endif
+#if IN_PLACE
+#define ROWS __global
+#else
+#define ROWS __private
+#endif
+
+// Where the index-th of `parts` even shares of `count` things begins.
+INLINE uint share(const uint count, const uint parts, const uint index)
+{
+    return (uint)((ulong)count * index / parts);
+}
+
+// Parts of K, and the terms of each but the last.
+INLINE uint part_depth(const uint inputs)
+{
+    const uint parts = (inputs + TILE_K - 1) / TILE_K;
+    return ((inputs + parts - 1) / parts + 15) / 16 * 16;
+}
 
 // target[0..count] = source[start..start + count]
 INLINE void unpack(float *target, __global const REAL *source, const size_t start, const uint count)
@@ -54,23 +85,43 @@ INLINE void clear(float *target, const uint count)
         target[i] = 0.0f;
 }
 
-// sums[TILE_M][PANEL] += rows[TILE_M][A_STRIDE] * panel[depth][PANEL], of COLUMNS columns.
-INLINE void multiply_tile(const float *rows, const float *panel, float *sums, const uint depth)
+// The first row of a block's tile, from the block's first: the last tile of all is a whole one
+// that repeats rows of the one before, where rows are read in place.
+INLINE int tile_row(const uint tile, const int rows_left)
+{
+    const int row = tile * TILE_M;
+    return IN_PLACE ? min(row, rows_left - TILE_M) : row;
+}
+
+// sums[TILE_M][PANEL] = [sums +] rows[TILE_M][..] * panel[runs * depth][PANEL], of COLUMNS columns.
+// Rows are `stride` apart and may overlap; each is `runs` runs of `depth` terms, run_stride apart.
+INLINE void multiply_runs(ROWS const float *rows, const size_t stride, const uint runs,
+                          const size_t run_stride, TERMS const float *panel, float *sums,
+                          const uint depth, const bool add)
 {
     floatV sum[TILE_M][2];
 #pragma unroll
     for (uint m = 0; m < TILE_M; m++) {
-        sum[m][0] = vloadV(0, sums + m * PANEL);
-        sum[m][1] = vloadV(1, sums + m * PANEL);
+        sum[m][0] = add ? vloadV(0, sums + m * PANEL) : 0.0f;
+        sum[m][1] = add ? vloadV(1, sums + m * PANEL) : 0.0f;
     }
-    for (uint k = 0; k < depth; k++) {
-        const floatV b0 = vloadV(0, panel + k * PANEL);
-        const floatV b1 = vloadV(1, panel + k * PANEL);
+    for (uint run = 0; run < runs; run++, rows += run_stride, panel += depth * PANEL) {
+        // Every third row has a pointer: the two after it are one and two strides on, which an
+        // instruction can add.
+        ROWS const float *thirds[(TILE_M + 2) / 3];
 #pragma unroll
-        for (uint m = 0; m < TILE_M; m++) {
-            const floatV a = rows[m * A_STRIDE + k];
-            sum[m][0] += a * b0;
-            sum[m][1] += a * b1;
+        for (uint third = 0; third < (TILE_M + 2) / 3; third++)
+            thirds[third] = rows + 3 * third * stride;
+        // An index of 32 bits would be computed anew for every row.
+        for (size_t k = 0; k < depth; k++) {
+            const floatV b0 = vloadV(0, panel + k * PANEL);
+            const floatV b1 = vloadV(1, panel + k * PANEL);
+#pragma unroll
+            for (uint m = 0; m < TILE_M; m++) {
+                const floatV a = thirds[m / 3][m % 3 * stride + k];
+                sum[m][0] += a * b0;
+                sum[m][1] += a * b1;
+            }
         }
     }
 #pragma unroll
@@ -80,9 +131,19 @@ INLINE void multiply_tile(const float *rows, const float *panel, float *sums, co
     }
 }
 
-// sums[PANELS][BLOCK_M][PANEL] += rows[BLOCK_M][A_STRIDE] * the terms first..first + depth of the
-// panels from first_panel on.
-INLINE void multiply_block(const float *rows,
+// As multiply_runs, of rows that lie together.
+INLINE void multiply_tile(ROWS const float *rows, const size_t stride, TERMS const float *panel,
+                          float *sums, const uint depth, const bool add)
+{
+    multiply_runs(rows, stride, 1, 0, panel, sums, depth, add);
+}
+
+// sums[PANELS][BLOCK_M][PANEL] = [sums +] rows[BLOCK_M][stride] * the terms first..first + depth
+// of the panels from first_panel on; added to what is there unless these are the first.
+// `rows_left` are the rows from the block's first to the matrix' last.
+INLINE void multiply_block(ROWS const float *rows,
+                           const size_t stride,
+                           const uint rows_left,
                            const uint tiles,
                            __global const REAL *weights,
                            const uint first_panel,
@@ -92,20 +153,39 @@ INLINE void multiply_block(const float *rows,
                            const uint depth,
                            float *sums)
 {
+#if DECODED || defined(DTYPE_F16)
     float panel[TILE_K * PANEL];
+#endif
     for (uint p = 0; p < panels; p++) {
         const size_t start = ((size_t)(first_panel + p) * inputs + first) * PANEL;
+#if DECODED || defined(DTYPE_F16)
         unpack(panel, weights, start, depth * PANEL);
+#else
+        __global const float *panel = weights + start;
+#endif
         for (uint strip = 0; strip < STRIPS; strip++)
             for (uint tile = 0; tile < tiles; tile++)
-                multiply_tile(rows + tile * TILE_M * A_STRIDE, panel + strip * COLUMNS,
+                multiply_tile(rows + tile_row(tile, rows_left) * (long)stride, stride,
+                              panel + strip * COLUMNS,
                               sums + (p * BLOCK_M + tile * TILE_M) * PANEL + strip * COLUMNS,
-                              depth);
+                              depth, first > 0);
+    }
+}
+
+INLINE floatV activate_vector(const floatV x, const uint activation)
+{
+    switch (activation) {
+    case ACTIVATION_SILU: return x / (1.0f + exp(-x));
+    case ACTIVATION_GELU: return 0.5f * x * (1.0f + erf(x * 0.70710678118654752f));
+    case ACTIVATION_GELU_TANH:
+        return 0.5f * x * (1.0f + tanh(0.79788456080286536f * (x + 0.044715f * x * x * x)));
+    case ACTIVATION_QUICK_GELU: return x / (1.0f + exp(-1.702f * x));
+    default: return x;
     }
 }
 
 // y[row][..] = activation(sums + bias + sample_bias[sample][..]) + residual[row][..], of a panel.
-INLINE void store_row(float *sums,
+INLINE void store_row(const float *sums,
                       const uint first_output,
                       const uint outputs,
                       const size_t row,
@@ -117,23 +197,29 @@ INLINE void store_row(float *sums,
                       const uint activation)
 {
     const size_t start = row * outputs + first_output;
+    const size_t of_sample = sample * outputs + first_output;
     const uint count = min((uint)PANEL, outputs - first_output);
-    if (bias)
-        for (uint n = 0; n < count; n++)
-            sums[n] += bias[first_output + n];
-    if (sample_bias)
-        for (uint n = 0; n < count; n++)
-            sums[n] += load_real(sample_bias, sample * outputs + first_output + n);
-    if (activation != ACTIVATION_NONE)
-        for (uint n = 0; n < count; n++)
-            sums[n] = activate(sums[n], activation);
     uint n = 0;
     for (; n + VECTOR <= count; n += VECTOR) {
         floatV value = vloadV(0, sums + n);
+        if (bias)
+            value += vloadV(0, bias + first_output + n);
+        if (sample_bias)
+            value += load_realV(sample_bias, of_sample + n);
+        value = activate_vector(value, activation);
         if (residual)
             value += load_realV(residual, start + n);
         store_realV(y, start + n, value);
     }
-    for (; n < count; n++)
-        store_real(y, start + n, sums[n] + (residual ? load_real(residual, start + n) : 0.0f));
+    for (; n < count; n++) {
+        float value = sums[n];
+        if (bias)
+            value += bias[first_output + n];
+        if (sample_bias)
+            value += load_real(sample_bias, of_sample + n);
+        value = activate(value, activation);
+        if (residual)
+            value += load_real(residual, start + n);
+        store_real(y, start + n, value);
+    }
 }

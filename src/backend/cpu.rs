@@ -21,6 +21,8 @@ mod arguments;
 mod attention;
 mod cast;
 mod conv2d;
+mod conv2d_few_inputs;
+mod conv2d_few_outputs;
 mod gaussian_sample;
 mod geglu;
 mod gemm;
@@ -65,6 +67,16 @@ const KERNELS: &[Kernel] = &[
         fast: Some(attention::fast),
     },
     Kernel { name: "cast", definition: cast::definition, fast: Some(cast::fast) },
+    Kernel {
+        name: "conv2d_few_inputs",
+        definition: conv2d::definition,
+        fast: Some(conv2d_few_inputs::fast),
+    },
+    Kernel {
+        name: "conv2d_few_outputs",
+        definition: conv2d::definition,
+        fast: Some(conv2d_few_outputs::fast),
+    },
     Kernel { name: "conv2d_local", definition: conv2d::definition, fast: Some(conv2d::fast) },
     Kernel { name: "conv2d_register", definition: conv2d::definition, fast: Some(conv2d::fast) },
     Kernel { name: "gaussian_sample", definition: gaussian_sample::definition, fast: None },

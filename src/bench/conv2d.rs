@@ -19,7 +19,7 @@ pub const CASE: Case = Case {
     prepare,
 };
 
-fn prepare(inputs: &Inputs) -> Result<Run> {
+pub(super) fn prepare(inputs: &Inputs) -> Result<Run> {
     let [kernel, stride, outputs] = ["kernel", "stride", "outputs"].map(|name| inputs.size(name));
     let shape = ["samples", "height", "width", "channels"].map(|name| inputs.size(name));
     if kernel.is_multiple_of(2) {

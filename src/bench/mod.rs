@@ -18,6 +18,8 @@ use crate::{DType, Error, Result};
 mod attention;
 mod cast;
 mod conv2d;
+mod conv2d_few_inputs;
+mod conv2d_few_outputs;
 mod gaussian_sample;
 mod geglu;
 mod gemm;
@@ -56,6 +58,8 @@ pub const CASES: &[Case] = &[
     attention::CASE,
     cast::CASE,
     conv2d::CASE,
+    conv2d_few_inputs::CASE,
+    conv2d_few_outputs::CASE,
     gaussian_sample::CASE,
     geglu::CASE,
     gemm::CASE,

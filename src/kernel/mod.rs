@@ -73,6 +73,32 @@ pub const KERNELS: &[Kernel] = &[
         source: source!("cast"),
     },
     Kernel {
+        name: "conv2d_few_inputs",
+        summary: "convolves images of few channels, reading windows where they overlap",
+        parameters: &[
+            given("CHANNELS", 4),
+            REGISTER_TILES[0],
+            REGISTER_TILES[1],
+            REGISTER_TILES[2],
+        ],
+        constraints: &[],
+        source: source!("conv2d_few_inputs", "register_tile"),
+    },
+    Kernel {
+        name: "conv2d_few_outputs",
+        summary: "convolves images to few outputs, all taps of a window at once",
+        parameters: &[
+            given("CHANNELS", 128),
+            given("OUTPUTS", 3),
+            given("DECODED", 1),
+            REGISTER_TILES[0],
+            REGISTER_TILES[1],
+            REGISTER_TILES[2],
+        ],
+        constraints: &[],
+        source: source!("conv2d_few_outputs", "register_tile"),
+    },
+    Kernel {
         name: "conv2d_local",
         summary: "convolves images, a work-group sharing tiles in local memory",
         parameters: LOCAL_TILES,
@@ -114,7 +140,7 @@ pub const KERNELS: &[Kernel] = &[
     Kernel {
         name: "gemm_register",
         summary: "multiplies matrices, a work-item holding a tile in registers",
-        parameters: REGISTER_TILES,
+        parameters: REGISTER_TILES_OF_ROWS,
         constraints: REGISTER_CONSTRAINTS,
         source: source!("gemm_register", "register_tile"),
     },
@@ -291,6 +317,16 @@ const REGISTER_TILES: &[Parameter] = &[
     tuned("TILES", 8, &[2, 4, 8, 12, 16]),
     tuned("PANELS", 8, &[1, 2, 4, 8, 16]),
     tuned("TILE_K", 256, &[64, 128, 256, 384, 512]),
+];
+
+/// Of products of matrices, whose rows may be read in place.
+const REGISTER_TILES_OF_ROWS: &[Parameter] = &[
+    given("IN_PLACE", 0),
+    REGISTER_TILES[0],
+    REGISTER_TILES[1],
+    REGISTER_TILES[2],
+    REGISTER_TILES[3],
+    REGISTER_TILES[4],
 ];
 
 const REGISTER_CONSTRAINTS: &[Constraint] = &[Constraint {

@@ -3,7 +3,7 @@
 use crate::device::{Call, arguments};
 use crate::info::DeviceInfo;
 use crate::ops::epilogue::is_output_bias;
-use crate::ops::tiles::{Tile, local_tiling, register_tiling};
+use crate::ops::tiles::{local_tiling, register_tiling_of_rows};
 use crate::ops::{Epilogue, PANEL, Weights};
 use crate::tensor::Tensor;
 use crate::tune::Class;
@@ -126,13 +126,18 @@ fn run(x: &Tensor, x2: Option<&Tensor>, weights: &Weights, epilogue: Epilogue) -
     let y = Tensor::empty_like(x, &shape, x.dtype())?;
     for band in y.bands() {
         let rows = y.elements(&band) / outputs;
-        let (kernel, tile): (_, Tile) =
-            match plan(&Problem { rows, outputs, inputs }, device.info()) {
-                Algorithm::RegisterTiles => ("gemm_register", register_tiling),
-                Algorithm::LocalTiles => ("gemm_local", local_tiling),
-            };
-        let class = Class(vec![("rows", rows), ("outputs", outputs), ("inputs", inputs)]);
-        let tiling = tile(device, kernel, x.dtype(), &class);
+        let mut class = Class(vec![("rows", rows), ("outputs", outputs), ("inputs", inputs)]);
+        if x2.is_some() {
+            class.0.push(("columns", columns));
+        }
+        let (kernel, tiling) = match plan(&Problem { rows, outputs, inputs }, device.info()) {
+            Algorithm::RegisterTiles => {
+                ("gemm_register", register_tiling_of_rows(device, x.dtype(), &class, columns))
+            }
+            Algorithm::LocalTiles => {
+                ("gemm_local", local_tiling(device, "gemm_local", x.dtype(), &class))
+            }
+        };
         let x_band = x.band(&band)?;
         let x2_band = x2.map(|x2| x2.band(&band)).transpose()?;
         let residual_band = epilogue.residual.map(|tensor| tensor.band(&band)).transpose()?;

@@ -21,55 +21,92 @@ pub(super) struct Tiling {
 /// `class.0[0]` and `class.0[1]`.
 pub(super) type Tile = fn(&Device, &'static str, DType, &Class) -> Tiling;
 
-/// One work-item for a block of `TILES` register tiles by `PANELS` panels: for CPU devices.
+/// One work-item for a block of at most `TILES` register tiles by `PANELS` panels, which the
+/// kernel shares out evenly over the launch: for CPU devices.
 pub(super) fn register_tiling(
     device: &Device,
     kernel: &'static str,
     dtype: DType,
     class: &Class,
 ) -> Tiling {
-    let (rows, outputs) = (class.0[0].1, class.0[1].1);
-    let suggested = suggested_register_tiles(device.info(), rows, outputs);
-    register_tiling_of(device, kernel, dtype, class, &suggested)
+    register_tiling_of(device, kernel, dtype, class, &[])
 }
 
-/// As [`register_tiling`] with other values suggested.
+/// As [`register_tiling`] of a matrix of such columns: its rows are read in place where that is
+/// faster than packing them.
+pub(super) fn register_tiling_of_rows(
+    device: &Device,
+    dtype: DType,
+    class: &Class,
+    columns: usize,
+) -> Tiling {
+    let (rows, inputs) = (class.0[0].1, class.0[2].1);
+    let given = [in_place(dtype, rows, inputs, columns)];
+    register_tiling_of(device, "gemm_register", dtype, class, &given)
+}
+
+/// Whether rows of `inputs` terms are to be read where they lie, in a matrix of such columns.
+pub(super) fn in_place(
+    dtype: DType,
+    rows: usize,
+    inputs: usize,
+    columns: usize,
+) -> (&'static str, u32) {
+    // Rows that lie a multiple of 4 KiB apart would contend for one set of the first cache.
+    let suits = columns == inputs && !(columns * dtype.size()).is_multiple_of(4096);
+    ("IN_PLACE", u32::from(suits && dtype == DType::F32 && rows >= MOST_TILE_ROWS))
+}
+
+/// No register tile has more rows.
+const MOST_TILE_ROWS: usize = 14;
+
+/// As [`register_tiling`] with values of `given` instead of those that suit any product.
 pub(super) fn register_tiling_of(
     device: &Device,
     kernel: &'static str,
     dtype: DType,
     class: &Class,
-    suggested: &[(&'static str, u32)],
+    given: &[(&'static str, u32)],
 ) -> Tiling {
     let (rows, outputs) = (class.0[0].1, class.0[1].1);
-    let configuration = device.configuration(kernel, dtype, class, suggested);
-    let block_rows = configuration.size("TILES") * configuration.size("TILE_M");
-    let block_outputs = configuration.size("PANELS") * PANEL;
-    let groups = [rows.div_ceil(block_rows), outputs.div_ceil(block_outputs), 1];
+    let mut suggested = suggested_register_tiles(device.info()).to_vec();
+    suggested.extend(given);
+    let configuration = device.configuration(kernel, dtype, class, &suggested);
+    let tiles = rows.div_ceil(configuration.size("TILE_M"));
+    let panels = outputs.div_ceil(PANEL);
+    let least = [
+        tiles.div_ceil(configuration.size("TILES")),
+        panels.div_ceil(configuration.size("PANELS")),
+    ];
+    // The products of a batch are work for several cores by themselves.
+    let batch = class.0.iter().find(|(name, _)| *name == "batch").map_or(1, |&(_, batch)| batch);
+    let cores = (device.info().compute_units as usize).div_ceil(batch);
+    let groups = register_blocks(tiles, panels, least, cores);
     Tiling { configuration, groups, local: [1, 1, 1] }
 }
 
-/// A tile is `TILE_M` rows by two vectors. It takes 24 of 32 registers where vectors have 16
-/// lanes (AVX-512), and 12 of 16 where they have fewer (AVX2, SSE).
-fn suggested_register_tiles(
-    info: &DeviceInfo,
-    rows: usize,
-    outputs: usize,
-) -> [(&'static str, u32); 3] {
-    let (vector, tile_rows) = match info.vector_width {
-        16.. => (16, 12),
-        8..16 => (8, 6),
-        _ => (4, 6),
+/// Blocks of rows and blocks of panels, at least so many each: as many for every core, and several,
+/// so that the last ones end together; but packing a block's rows should stay small beside using
+/// them.
+fn register_blocks(tiles: usize, panels: usize, least: [usize; 2], cores: usize) -> [usize; 3] {
+    let row_blocks = match least[0] {
+        1 => 1,
+        several => several.next_multiple_of(cores).min(tiles),
     };
-    let row_blocks = rows.div_ceil(tile_rows as usize * 8);
-    let panels = outputs.div_ceil(PANEL);
-    // Few blocks leave cores without work: then each takes fewer panels.
-    let mut block_panels = 8;
-    let wanted_blocks = 4 * info.compute_units as usize;
-    while block_panels > 1 && row_blocks * panels.div_ceil(block_panels) < wanted_blocks {
-        block_panels /= 2;
-    }
-    [("VECTOR", vector), ("TILE_M", tile_rows), ("PANELS", block_panels as u32)]
+    let wanted = (4 * cores).div_ceil(row_blocks).min(panels.div_ceil(2));
+    [row_blocks, least[1].max(wanted), 1]
+}
+
+/// A tile is `TILE_M` rows by two vectors. It takes 24 of 32 registers where vectors have 16
+/// lanes (AVX-512), and 12 of 16 where they have fewer (AVX2, SSE). A block's packed rows and its
+/// sums take a third of a second cache of 1 MiB each, whatever the problem: one program for all.
+pub(super) fn suggested_register_tiles(info: &DeviceInfo) -> [(&'static str, u32); 5] {
+    let (vector, tile_rows, tiles) = match info.vector_width {
+        16.. => (16, 12, 12),
+        8..16 => (8, 6, 16),
+        _ => (4, 6, 16),
+    };
+    [("VECTOR", vector), ("TILE_M", tile_rows), ("TILES", tiles), ("PANELS", 16), ("TILE_K", 512)]
 }
 
 /// A work-group for a tile of `TILE_M` rows by `TILE_N` outputs in local memory: for GPUs.
@@ -124,16 +161,37 @@ pub(super) mod tests {
 
     #[test]
     fn register_tiles_fit_the_registers_and_leave_no_core_without_work() {
-        for (vector_width, rows, outputs, [vector, tile_rows, panels], groups) in [
-            (16, 4096, 320, [16, 12, 8], [43, 2, 1]),
-            (8, 64, 1280, [8, 6, 8], [2, 5, 1]),
-            (4, 1, 4, [4, 6, 1], [1, 1, 1]),
+        for (vector_width, rows, outputs, [vector, tile_rows, tiles], groups) in [
+            // 342 tiles of 12 rows and 10 panels: 30 blocks of 11 or 12 tiles.
+            (16, 4096, 320, [16, 12, 12], [30, 1, 1]),
+            // 22 tiles and 320 panels.
+            (16, 256, 10240, [16, 12, 12], [2, 20, 1]),
+            (16, 77, 768, [16, 12, 12], [1, 8, 1]),
+            (8, 64, 1280, [8, 6, 16], [1, 8, 1]),
+            (4, 1, 4, [4, 6, 16], [1, 1, 1]),
         ] {
             let device = Device::definitions(Some(cpu(vector_width)));
             let class = class(rows, outputs);
-            let tiling = register_tiling(&device, "gemm_register", DType::F32, &class);
-            let values = ["VECTOR", "TILE_M", "PANELS"].map(|name| tiling.configuration.get(name));
-            assert_eq!((values, tiling.groups), ([vector, tile_rows, panels], groups));
+            let tiling = register_tiling(&device, "conv2d_register", DType::F32, &class);
+            let values = ["VECTOR", "TILE_M", "TILES"].map(|name| tiling.configuration.get(name));
+            assert_eq!((values, tiling.groups), ([vector, tile_rows, tiles], groups));
+        }
+    }
+
+    #[test]
+    fn rows_are_read_in_place_where_a_tile_of_them_fits_a_cache() {
+        let device = Device::definitions(Some(cpu(16)));
+        for (why, dtype, rows, inputs, columns, in_place) in [
+            ("a linear layer", DType::F32, 4096, 320, 320, 1),
+            ("rows 4 KiB apart", DType::F32, 4096, 1024, 1024, 0),
+            ("rows 20 KiB apart", DType::F32, 256, 5120, 5120, 0),
+            ("halves must be widened", DType::F16, 4096, 320, 320, 0),
+            ("two inputs", DType::F32, 4096, 960, 640, 0),
+            ("fewer rows than a tile", DType::F32, 11, 320, 320, 0),
+        ] {
+            let sizes = vec![("rows", rows), ("outputs", 320), ("inputs", inputs)];
+            let tiling = register_tiling_of_rows(&device, dtype, &Class(sizes), columns);
+            assert_eq!(tiling.configuration.get("IN_PLACE"), in_place, "{why}");
         }
     }
 

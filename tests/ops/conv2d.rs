@@ -88,6 +88,53 @@ fn cases() -> Vec<Case> {
         plain("one pixel: nothing but padding around it", [1, 1, 1, 1], 1),
         plain("few channels in: the first layer", [1, 9, 7, 4], 48),
         plain("few channels out: the last layer", [1, 7, 9, 40], 3),
+        plain(
+            "few channels in: more pixels in a row than a strip, outputs of odd number",
+            [1, 3, 301, 3],
+            37,
+        ),
+        Case {
+            bias: Bias::Sample,
+            residual: true,
+            activation: Activation::Silu,
+            ..plain("few channels in: two samples, a whole epilogue", [2, 9, 13, 4], 64)
+        },
+        Case {
+            params: Conv2d { padding: Padding { left: 0, right: 2, top: 2, bottom: 0 }, ..SAME },
+            ..plain("few channels in: uneven padding", [1, 6, 15, 8], 20)
+        },
+        Case {
+            params: Conv2d { crop: [1, 2], ..SAME },
+            ..plain("few channels in: rows and columns that are not there", [2, 6, 15, 2], 33)
+        },
+        plain(
+            "few channels out: more pixels in a row than a strip, rows for several items",
+            [1, 19, 301, 12],
+            3,
+        ),
+        plain(
+            "few channels out: taps in two panels, channels apart by a power of two",
+            [1, 5, 14, 1024],
+            4,
+        ),
+        Case {
+            bias: Bias::Sample,
+            residual: true,
+            activation: Activation::Silu,
+            ..plain(
+                "few channels out: two samples, taps in three panels, a whole epilogue",
+                [2, 9, 13, 24],
+                8,
+            )
+        },
+        Case {
+            params: Conv2d { padding: Padding { left: 0, right: 2, top: 2, bottom: 0 }, ..SAME },
+            ..plain("few channels out: uneven padding", [1, 6, 15, 10], 5)
+        },
+        Case {
+            params: Conv2d { crop: [1, 2], ..SAME },
+            ..plain("few channels out: rows and columns that are not there", [2, 6, 15, 9], 1)
+        },
         plain("channels of odd number", [1, 6, 5, 17], 33),
         plain("more terms than a block of K, which ends inside a window", [1, 4, 4, 160], 36),
         Case {

@@ -6,26 +6,26 @@ use super::product::{self, Epilogue, Product, Rows};
 use super::{Arguments, PANEL, Reals, activation};
 
 /// What a convolution's sizes are called in its kernels.
-struct Sizes {
-    samples: usize,
-    height: usize,
-    width: usize,
-    channels: usize,
-    out_height: usize,
-    out_width: usize,
-    outputs: usize,
-    kernel_height: usize,
-    kernel_width: usize,
-    stride: usize,
-    top: i32,
-    left: i32,
-    read_height: usize,
-    read_width: usize,
-    enlarge: usize,
+pub struct Sizes {
+    pub samples: usize,
+    pub height: usize,
+    pub width: usize,
+    pub channels: usize,
+    pub out_height: usize,
+    pub out_width: usize,
+    pub outputs: usize,
+    pub kernel_height: usize,
+    pub kernel_width: usize,
+    pub stride: usize,
+    pub top: i32,
+    pub left: i32,
+    pub read_height: usize,
+    pub read_width: usize,
+    pub enlarge: usize,
 }
 
 impl Sizes {
-    fn new(arguments: &Arguments) -> Self {
+    pub fn new(arguments: &Arguments) -> Self {
         Self {
             samples: arguments.size("samples"),
             height: arguments.size("height"),
@@ -46,7 +46,7 @@ impl Sizes {
     }
 
     /// The row of x under a row of the window, if that is not padding.
-    fn row(&self, out_row: usize, kernel_row: usize) -> Option<usize> {
+    pub fn row(&self, out_row: usize, kernel_row: usize) -> Option<usize> {
         position(out_row * self.stride + kernel_row, self.top, self.read_height, self.enlarge)
     }
 

@@ -10,7 +10,11 @@ use crate::tensor::{Band, BandBuffer, Tensor};
 use crate::{Error, Result};
 
 mod direct;
+mod edges;
 mod winograd;
+
+pub use edges::Edge;
+use edges::{edge, edge_tiling};
 
 /// Zeros around an image, in pixels of what the convolution reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -85,6 +89,8 @@ pub enum Algorithm {
         /// Outputs of a tile each way: 2 or 4.
         tile: usize,
     },
+    /// A kernel for few channels in or out.
+    Edge(Edge),
     /// `conv2d_register`: implicit GEMM, a work-item holds a large tile in wide vectors.
     RegisterTiles,
     /// `conv2d_local`: implicit GEMM, a work-group shares tiles in local memory.
@@ -104,6 +110,8 @@ pub fn plan(problem: &Problem, info: &DeviceInfo) -> Algorithm {
         Algorithm::Pointwise
     } else if let Some(tile) = winograd::best_tile(problem, info) {
         Algorithm::Winograd { tile }
+    } else if let Some(edge) = edge(problem, info) {
+        Algorithm::Edge(edge)
     } else if info.prefers_register_tiles() {
         Algorithm::RegisterTiles
     } else {
@@ -145,6 +153,7 @@ pub fn conv2d(
     match plan(&problem, x.device().info()) {
         Algorithm::Pointwise => gemm(x, None, weights, epilogue),
         Algorithm::Winograd { tile } => winograd::run(&job, tile),
+        Algorithm::Edge(edge) => direct::run(&job, edge.kernel(), edge_tiling),
         Algorithm::RegisterTiles => direct::run(&job, "conv2d_register", register_tiling),
         Algorithm::LocalTiles => direct::run(&job, "conv2d_local", local_tiling),
     }
@@ -337,6 +346,7 @@ mod tests {
         let strided = Conv2d { stride: 2, padding: down, ..layer(1, 1, 1).params };
         let up = Conv2d { upsample: true, ..layer(1, 1, 1).params };
         let [local, register] = [Algorithm::LocalTiles, Algorithm::RegisterTiles];
+        let [few_inputs, few_outputs] = [Edge::FewInputs, Edge::FewOutputs].map(Algorithm::Edge);
         let (pixels, winograd) = (Algorithm::Pointwise, Algorithm::Winograd { tile: 4 });
         let time_embedding = Problem { sample_bias: true, ..pointwise(Padding::default(), 1) };
         let vae_down = Problem { params: strided, output: [32, 32], ..layer(128, 128, 64) };
@@ -352,8 +362,8 @@ mod tests {
             ("vae downsample", vae_down, local, register),
             ("vae resnet", layer(512, 512, 64), winograd, winograd),
             ("vae resnet at its largest", layer(128, 128, 512), local, winograd),
-            ("unet's first", layer(4, 320, 64), local, register),
-            ("vae's last", layer(128, 3, 512), local, register),
+            ("unet's first", layer(4, 320, 64), local, few_inputs),
+            ("vae's last", layer(128, 3, 512), local, few_outputs),
         ];
         for (name, problem, on_gpu, on_cpu) in cases {
             assert_eq!(plan(&problem, &gpu()), on_gpu, "{name}");

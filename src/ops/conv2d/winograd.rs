@@ -14,7 +14,7 @@ use crate::device::{Call, Device, arguments};
 use crate::info::DeviceInfo;
 use crate::memory::{Block, Lifetime};
 use crate::ops::gemm::{self, Algorithm};
-use crate::ops::tiles::{local_tiling, register_tiling_of};
+use crate::ops::tiles::{in_place, local_tiling, register_tiling_of};
 use crate::ops::{Activation, PANEL};
 use crate::tensor::{Band, Tensor};
 use crate::tune::Class;
@@ -244,7 +244,8 @@ impl Pass<'_> {
             Class(vec![("rows", rows), ("outputs", outputs), ("inputs", inputs), ("batch", batch)]);
         let (kernel, tiling) = match gemm::plan(&problem, device.info()) {
             Algorithm::RegisterTiles => {
-                let suggested = suggested_tiles(device.info(), rows, outputs);
+                let mut suggested = suggested_tiles(device.info(), rows, outputs);
+                suggested.push(in_place(DType::F32, rows, inputs, inputs));
                 let kernel = "gemm_register";
                 (kernel, register_tiling_of(device, kernel, DType::F32, &class, &suggested))
             }

@@ -1,6 +1,7 @@
 //! From sums to the result.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use half::f16;
 
@@ -20,6 +21,19 @@ pub struct Epilogue<'a> {
 }
 
 impl Epilogue<'_> {
+    /// Has the rows of a panel come to the cache while the product that [`Epilogue::store`] will
+    /// put there is computed: a store to a line elsewhere waits for it.
+    #[inline(always)]
+    pub fn fetch(&self, rows: Range<usize>, panel: usize, outputs: usize, y: &Output) {
+        for row in rows {
+            let start = row * outputs + panel * PANEL;
+            y.fetch(start);
+            if let Some(Reals::F32(values)) = self.residual {
+                fetch(&raw const values[start]);
+            }
+        }
+    }
+
     /// Takes the `sums` of a tile, rows from `first_row` on of a panel, to `y`.
     #[inline(always)]
     pub fn store(&self, sums: &[f32], first_row: usize, panel: usize, outputs: usize, y: &Output) {
@@ -67,6 +81,19 @@ fn add_reals(values: &mut [f32; PANEL], source: Reals, start: usize, columns: us
     add(values, &others);
 }
 
+/// Has a panel's row of values from `start` on come to the cache; a hint, of any address.
+#[inline(always)]
+fn fetch<T>(start: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    for byte in (0..PANEL * size_of::<T>()).step_by(64) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: every x86-64 host has the instruction, and it faults at no address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(start.cast::<i8>().wrapping_add(byte)) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = start;
+}
+
 /// A result that several threads write different elements of.
 pub struct Output<'a> {
     start: Start,
@@ -94,6 +121,15 @@ impl<'a> Output<'a> {
         Self { start, length, result: PhantomData }
     }
 
+    /// Has the line or two of a panel's row from the element `at` on come to the cache.
+    #[inline(always)]
+    fn fetch(&self, at: usize) {
+        match self.start {
+            Start::F32(start) => fetch(start.wrapping_add(at).cast_const()),
+            Start::F16(start) => fetch(start.wrapping_add(at).cast_const()),
+        }
+    }
+
     /// Rounds and stores the first `columns` of `values` from the element `at` on.
     ///
     /// # Safety
@@ -106,7 +142,11 @@ impl<'a> Output<'a> {
             Start::F32(start) => {
                 // SAFETY: the elements lie inside the result, and no one else writes them.
                 let target = unsafe { std::slice::from_raw_parts_mut(start.add(at), columns) };
-                target.copy_from_slice(&values[..columns]);
+                // Of a known length, a copy is two instructions and not a call.
+                match <&mut [f32; PANEL]>::try_from(&mut *target) {
+                    Ok(target) => *target = *values,
+                    Err(_) => target.copy_from_slice(&values[..columns]),
+                }
             }
             Start::F16(start) => {
                 // SAFETY: as above.

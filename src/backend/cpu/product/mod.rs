@@ -1,10 +1,10 @@
 //! The blocked matrix product behind the fast paths of gemm and conv2d.
 //!
 //! The result is cut into tasks of some tiles of rows by some panels of weights. A task takes K in
-//! blocks: the rows' part is packed as f32, which gathers a convolution's windows on the way; a
-//! panel's part is read where it lies, or decoded once if it is not f32; and a register tile
-//! adds the product of the two to its sums, which stay in the core's cache until the last block of
-//! K. There the epilogue takes them to the result.
+//! blocks: the rows' part is packed as f32, which gathers a convolution's windows on the way, or
+//! read where it lies if it is a matrix of f32; so is a panel's part, decoded once if it is not
+//! f32; and a register tile adds the product of the two to its sums, which stay in the core's cache
+//! until the last block of K. There the epilogue takes them to the result.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -15,11 +15,10 @@ use super::vector_math::{Level, level, widen};
 use super::{PANEL, Reals, RealsMut};
 
 mod epilogue;
-mod tile;
+pub mod tile;
 
-pub use epilogue::Epilogue;
-use epilogue::Output;
-use tile::Tile;
+pub use epilogue::{Epilogue, Output};
+use tile::{Left, Tile};
 
 /// The most terms of a block of K: such rows of a tile and such a panel stay in the second cache.
 const DEPTH: usize = 512;
@@ -34,6 +33,18 @@ const TASK_PANELS: usize = 16;
 pub trait Rows: Sync {
     /// Writes the terms from `first` on of a row, as many as `target` takes.
     fn pack(&self, row: usize, first: usize, target: &mut [f32]);
+
+    /// The rows where they lie, if they are all there as f32, one after the other: the matrix
+    /// and the floats from row to row.
+    fn in_place(&self) -> Option<(&[f32], usize)> {
+        None
+    }
+}
+
+/// Whether a tile's rows, so many floats apart, may be read in place: at a multiple of 4 KiB they
+/// would all contend for one set of the first cache, which holds fewer lines than a tile has rows.
+pub fn stride_suits_a_cache(stride: usize) -> bool {
+    !stride.is_multiple_of(1024)
 }
 
 /// A product's sizes, its weight and what becomes of its sums.
@@ -78,7 +89,7 @@ struct Grid {
     panel_tasks: usize,
 }
 
-struct Task {
+pub struct Task {
     /// Which product of the batch.
     product: usize,
     rows: usize,
@@ -91,7 +102,11 @@ impl Grid {
     fn new(product: &Product, tile_rows: usize, threads: usize) -> Self {
         let tiles = product.rows.div_ceil(tile_rows);
         let panels = product.outputs.div_ceil(PANEL);
-        let row_tasks = product.rows.div_ceil(TASK_ROWS);
+        // As many for each thread, so that the last ones end together.
+        let row_tasks = match product.rows.div_ceil(TASK_ROWS) {
+            1 => 1,
+            several => several.next_multiple_of(threads).min(tiles),
+        };
         // More tasks than threads, so that the last ones end together; but packing a task's rows
         // should stay small beside using them.
         let wanted = (4 * threads).div_ceil(row_tasks * product.batch).min(panels.div_ceil(2));
@@ -123,7 +138,7 @@ impl Task {
 }
 
 /// The `index`th of `parts` parts of `count` things.
-fn part(count: usize, parts: usize, index: usize) -> Range<usize> {
+pub fn part(count: usize, parts: usize, index: usize) -> Range<usize> {
     count * index / parts..count * (index + 1) / parts
 }
 
@@ -142,10 +157,10 @@ thread_local! {
 /// A cache line, to which the vectors of panels and sums are aligned.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Line([f32; 16]);
+pub struct Line([f32; 16]);
 
 /// `count` floats of `lines`, with whatever values they have.
-fn floats(lines: &mut Vec<Line>, count: usize) -> &mut [f32] {
+pub fn floats(lines: &mut Vec<Line>, count: usize) -> &mut [f32] {
     let length = count.div_ceil(16);
     if lines.len() < length {
         lines.resize(length, Line([0.0; 16]));
@@ -166,7 +181,9 @@ fn run_task<T: Tile>(
     let rows = task.rows();
     let blocks = product.inputs.div_ceil(DEPTH);
     let depth = product.inputs.div_ceil(blocks).next_multiple_of(16);
-    let packed = floats(&mut scratch.packed, rows.len() * STRIDE);
+    let in_place = source.in_place().filter(|(_, stride)| stride_suits_a_cache(*stride));
+    let packed_rows = if in_place.is_some() { 0 } else { rows.len() };
+    let packed = floats(&mut scratch.packed, packed_rows * STRIDE);
     let decoded = floats(&mut scratch.panel, DEPTH * PANEL);
     // With one block of K sums are used up at once, and one panel's place does for all.
     let panel_sums = if blocks == 1 { 0 } else { rows.len() * PANEL };
@@ -186,8 +203,16 @@ fn run_task<T: Tile>(
                 let start = tile.start - rows.start;
                 let place = (panel - task.panels.start) * panel_sums + start * PANEL;
                 let sums = &mut sums[place..place + tile.len() * PANEL];
-                T::multiply(&packed[start * STRIDE..], weights, columns, sums, first > 0);
-                if first + depth == product.inputs {
+                let is_last = first + depth == product.inputs;
+                if is_last {
+                    product.epilogue.fetch(tile.clone(), panel, product.outputs, y);
+                }
+                let left = match in_place {
+                    None => Left::rows(&packed[start * STRIDE..], STRIDE),
+                    Some((x, stride)) => Left::rows(&x[tile.start * stride + first..], stride),
+                };
+                T::multiply(left, weights, columns, sums, first > 0);
+                if is_last {
                     product.epilogue.store(sums, tile.start, panel, product.outputs, y);
                 }
             }

@@ -8,9 +8,48 @@ pub trait Tile {
     /// Its most rows.
     const ROWS: usize;
 
-    /// `sums[rows][PANEL] = [sums +] packed[rows][STRIDE] * terms[depth][PANEL]`, at least in the
-    /// first `columns`.
-    fn multiply(packed: &[f32], terms: &[f32], columns: usize, sums: &mut [f32], add: bool);
+    /// `sums[rows][PANEL] = [sums +] left[rows][..] * terms[depth of all runs][PANEL]`, at least in
+    /// the first `columns`.
+    fn multiply(left: Left, terms: &[f32], columns: usize, sums: &mut [f32], add: bool);
+}
+
+/// Rows of the left side, from the first of the terms on: runs of terms that lie together. Rows may
+/// overlap, as windows of neighbouring pixels do.
+#[derive(Clone, Copy)]
+pub struct Left<'a> {
+    pub values: &'a [f32],
+    /// Floats from one row to the next.
+    pub stride: usize,
+    /// Runs of a row, all of one length.
+    pub runs: usize,
+    /// Floats from one run to the next.
+    pub run_stride: usize,
+}
+
+impl<'a> Left<'a> {
+    /// Rows whose terms all lie together.
+    pub fn rows(values: &'a [f32], stride: usize) -> Self {
+        Self { values, stride, runs: 1, run_stride: 0 }
+    }
+}
+
+/// What is compiled once for every instruction set.
+pub trait Work {
+    /// The work by one kind of tile; to be inlined.
+    fn run<T: Tile>(self);
+}
+
+/// Does `work` with the instructions of this host.
+pub fn with_best(work: impl Work) {
+    match level() {
+        // SAFETY: the host has the features.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { x86::with_avx512(work) },
+        // SAFETY: the host has the features.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { x86::with_avx2(work) },
+        _ => work.run::<Portable>(),
+    }
 }
 
 /// The most rows of a tile for `level`.
@@ -60,14 +99,18 @@ pub struct Portable;
 impl Tile for Portable {
     const ROWS: usize = 4;
 
-    fn multiply(packed: &[f32], terms: &[f32], _columns: usize, sums: &mut [f32], add: bool) {
-        use super::{PANEL, STRIDE};
-        let rows = packed.chunks(STRIDE).zip(sums.as_chunks_mut::<PANEL>().0);
-        for (row, sums) in rows {
+    fn multiply(left: Left, terms: &[f32], _columns: usize, sums: &mut [f32], add: bool) {
+        use super::PANEL;
+        let terms = terms.as_chunks::<PANEL>().0;
+        let depth = terms.len() / left.runs;
+        for (row, sums) in sums.as_chunks_mut::<PANEL>().0.iter_mut().enumerate() {
             let mut sum = if add { *sums } else { [0.0; PANEL] };
-            for (&a, terms) in row.iter().zip(terms.as_chunks::<PANEL>().0) {
-                for (sum, b) in sum.iter_mut().zip(terms) {
-                    *sum += a * b;
+            for (run, terms) in terms.chunks_exact(depth).enumerate() {
+                let start = row * left.stride + run * left.run_stride;
+                for (&a, terms) in left.values[start..start + depth].iter().zip(terms) {
+                    for (sum, b) in sum.iter_mut().zip(terms) {
+                        *sum += a * b;
+                    }
                 }
             }
             *sums = sum;
@@ -79,17 +122,28 @@ impl Tile for Portable {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::super::{PANEL, STRIDE};
+    use super::super::PANEL;
     use super::*;
 
-    /// A tile of a fixed number of rows: packed rows, terms, depth, sums, whether to add.
-    type Fixed = unsafe fn(*const f32, *const f32, usize, *mut f32, bool);
+    /// A tile of a fixed number of rows: left rows, terms, the depth of a run, sums, whether to
+    /// add.
+    type Fixed = unsafe fn(Left, *const f32, usize, *mut f32, bool);
 
     /// 12 rows by a panel: 24 sums of 32 registers.
     pub struct Avx512;
 
     /// 6 rows by half a panel: 12 sums of 16 registers.
     pub struct Avx2;
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,f16c")]
+    pub fn with_avx512(work: impl Work) {
+        work.run::<Avx512>();
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub fn with_avx2(work: impl Work) {
+        work.run::<Avx2>();
+    }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,f16c")]
     pub fn run_avx512(
@@ -115,10 +169,11 @@ mod x86 {
 
     /// The tile's contract that the pointers of a [`Fixed`] rest on.
     #[inline(always)]
-    fn check(packed: &[f32], terms: &[f32], sums: &[f32], most_rows: usize) -> (usize, usize) {
-        let (rows, depth) = (sums.len() / PANEL, terms.len() / PANEL);
+    fn check(left: Left, terms: &[f32], sums: &[f32], most_rows: usize) -> (usize, usize) {
+        let (rows, depth) = (sums.len() / PANEL, terms.len() / PANEL / left.runs);
         assert!(rows >= 1 && rows <= most_rows);
-        assert!(depth <= STRIDE && packed.len() >= (rows - 1) * STRIDE + depth);
+        let last = (rows - 1) * left.stride + (left.runs - 1) * left.run_stride;
+        assert!(left.values.len() >= last + depth);
         (rows, depth)
     }
 
@@ -126,13 +181,15 @@ mod x86 {
         const ROWS: usize = 12;
 
         #[inline(always)]
-        fn multiply(packed: &[f32], terms: &[f32], columns: usize, sums: &mut [f32], add: bool) {
-            let (rows, depth) = check(packed, terms, sums, Self::ROWS);
+        fn multiply(left: Left, terms: &[f32], columns: usize, sums: &mut [f32], add: bool) {
+            let (rows, depth) = check(left, terms, sums, Self::ROWS);
             let tile = if columns > 16 { AVX512_WIDE[rows - 1] } else { AVX512_NARROW[rows - 1] };
             // SAFETY: `check` has seen that the slices are as long as the tile's rows and depth
-            // say; only `run_avx512` names this tile, and its caller has seen that
-            // the host has the instructions.
-            unsafe { tile(packed.as_ptr(), terms.as_ptr(), depth, sums.as_mut_ptr(), add) }
+            // say; only `run_avx512` and `with_avx512` name this tile, and their
+            // callers have seen that the host has the instructions.
+            unsafe {
+                tile(left, terms.as_ptr(), depth, sums.as_mut_ptr(), add);
+            }
         }
     }
 
@@ -140,18 +197,26 @@ mod x86 {
         const ROWS: usize = 6;
 
         #[inline(always)]
-        fn multiply(packed: &[f32], terms: &[f32], columns: usize, sums: &mut [f32], add: bool) {
-            let (rows, depth) = check(packed, terms, sums, Self::ROWS);
+        fn multiply(left: Left, terms: &[f32], columns: usize, sums: &mut [f32], add: bool) {
+            let (rows, depth) = check(left, terms, sums, Self::ROWS);
             let tile = AVX2[rows - 1];
             // SAFETY: as for AVX-512; the second half of a panel begins 16 columns on.
             unsafe {
-                tile(packed.as_ptr(), terms.as_ptr(), depth, sums.as_mut_ptr(), add);
+                tile(left, terms.as_ptr(), depth, sums.as_mut_ptr(), add);
                 if columns > 16 {
                     let (terms, sums) = (terms.as_ptr().add(16), sums.as_mut_ptr().add(16));
-                    tile(packed.as_ptr(), terms, depth, sums, add);
+                    tile(left, terms, depth, sums, add);
                 }
             }
         }
+    }
+
+    /// The addresses of a run of every third row: the two after it are one and two strides on, which an
+    /// instruction can add, so that few registers address all rows.
+    #[inline(always)]
+    fn thirds(left: Left, run: usize) -> [*const f32; 4] {
+        let start = left.values.as_ptr().wrapping_add(run * left.run_stride);
+        std::array::from_fn(|third| start.wrapping_add(3 * third * left.stride))
     }
 
     const AVX512_WIDE: [Fixed; 12] = [
@@ -190,12 +255,12 @@ mod x86 {
     ///
     /// # Safety
     ///
-    /// `packed` has `ROWS` rows of `depth` floats, `STRIDE` apart; `terms` has `depth` rows and
+    /// `left` has `ROWS` rows of runs of `depth` floats; `terms` has as many rows for each run, and
     /// `sums` has `ROWS` rows of `VECTORS * 16` floats, `PANEL` apart.
     #[target_feature(enable = "avx512f")]
     unsafe fn avx512<const ROWS: usize, const VECTORS: usize>(
-        packed: *const f32,
-        terms: *const f32,
+        left: Left,
+        mut terms: *const f32,
         depth: usize,
         sums: *mut f32,
         add: bool,
@@ -210,17 +275,21 @@ mod x86 {
                     }
                 }
             }
-            for k in 0..depth {
-                let mut b = [_mm512_setzero_ps(); VECTORS];
-                for (vector, b) in b.iter_mut().enumerate() {
-                    *b = _mm512_loadu_ps(terms.add(k * PANEL + vector * 16));
-                }
-                for (row, sum) in sum.iter_mut().enumerate() {
-                    let a = _mm512_set1_ps(*packed.add(row * STRIDE + k));
-                    for (sum, b) in sum.iter_mut().zip(b) {
-                        *sum = _mm512_fmadd_ps(a, b, *sum);
+            for run in 0..left.runs {
+                let (rows, stride) = (thirds(left, run), left.stride);
+                for k in 0..depth {
+                    let mut b = [_mm512_setzero_ps(); VECTORS];
+                    for (vector, b) in b.iter_mut().enumerate() {
+                        *b = _mm512_loadu_ps(terms.add(k * PANEL + vector * 16));
+                    }
+                    for (row, sum) in sum.iter_mut().enumerate() {
+                        let a = _mm512_set1_ps(*rows[row / 3].add(row % 3 * stride + k));
+                        for (sum, b) in sum.iter_mut().zip(b) {
+                            *sum = _mm512_fmadd_ps(a, b, *sum);
+                        }
                     }
                 }
+                terms = terms.wrapping_add(depth * PANEL);
             }
             for (row, sum) in sum.iter().enumerate() {
                 for (vector, sum) in sum.iter().enumerate() {
@@ -237,8 +306,8 @@ mod x86 {
     /// As for [`avx512`] with one vector.
     #[target_feature(enable = "avx2,fma")]
     unsafe fn avx2<const ROWS: usize>(
-        packed: *const f32,
-        terms: *const f32,
+        left: Left,
+        mut terms: *const f32,
         depth: usize,
         sums: *mut f32,
         add: bool,
@@ -253,17 +322,21 @@ mod x86 {
                     }
                 }
             }
-            for k in 0..depth {
-                let b = [
-                    _mm256_loadu_ps(terms.add(k * PANEL)),
-                    _mm256_loadu_ps(terms.add(k * PANEL + 8)),
-                ];
-                for (row, sum) in sum.iter_mut().enumerate() {
-                    let a = _mm256_set1_ps(*packed.add(row * STRIDE + k));
-                    for (sum, b) in sum.iter_mut().zip(b) {
-                        *sum = _mm256_fmadd_ps(a, b, *sum);
+            for run in 0..left.runs {
+                let (rows, stride) = (thirds(left, run), left.stride);
+                for k in 0..depth {
+                    let b = [
+                        _mm256_loadu_ps(terms.add(k * PANEL)),
+                        _mm256_loadu_ps(terms.add(k * PANEL + 8)),
+                    ];
+                    for (row, sum) in sum.iter_mut().enumerate() {
+                        let a = _mm256_set1_ps(*rows[row / 3].add(row % 3 * stride + k));
+                        for (sum, b) in sum.iter_mut().zip(b) {
+                            *sum = _mm256_fmadd_ps(a, b, *sum);
+                        }
                     }
                 }
+                terms = terms.wrapping_add(depth * PANEL);
             }
             for (row, sum) in sum.iter().enumerate() {
                 for (vector, sum) in sum.iter().enumerate() {
