@@ -354,7 +354,8 @@ mod tests {
         let cases = [
             ("unet resnet", layer(320, 320, 64), winograd, winograd),
             ("unet resnet of both", layer(2560, 1280, 16), local, winograd),
-            ("unet upsample", unet_up, winograd, winograd),
+            ("unet upsample", unet_up, local, winograd),
+            ("unet upsample, guided", Problem { samples: 2, ..unet_up }, winograd, winograd),
             ("unet resnet at its smallest", layer(1280, 1280, 8), local, register),
             ("unet shortcut", pointwise(Padding::default(), 1), pixels, pixels),
             ("strided, pixel by pixel", pointwise(Padding::default(), 2), local, register),
