@@ -43,7 +43,6 @@ INLINE void store_words(__global float *p, const size_t i, const INTS v) { p[i] 
 #else
 #define UINTS WORD(uint, VECTOR)
 #define INTS WORD(int, VECTOR)
-#define SHORTS short16  // two for each of 8 words
 #define DOT4 dot4_words
 INLINE UINTS load_words(__global const uint *p, const size_t i) { return WORD(vload, VECTOR)(0, p + i); }
 INLINE void store_words(__global float *p, const size_t i, const INTS v)
@@ -51,20 +50,17 @@ INLINE void store_words(__global float *p, const size_t i, const INTS v)
     WORD(vstore, VECTOR)(WORD(convert_float, VECTOR)(v), 0, p + i);
 }
 
-// The same for the words of a vector: bytes widened to shorts, which vectors of a CPU multiply.
+// The byte of each word that ends `shift` bits below its top.
+INLINE INTS widened(const UINTS words, const uint shift)
+{
+    return WORD(as_int, VECTOR)(words << (UINTS)shift) >> (INTS)24;
+}
+
+// The same for the words of a vector.
 INLINE INTS dot4_words(const UINTS a, const UINTS b, const INTS sum)
 {
-    const SHORTS left = as_short16(a);
-    const SHORTS right = as_short16(b);
-    const SHORTS left_low = (left << (SHORTS)8) >> (SHORTS)8;
-    const SHORTS right_low = (right << (SHORTS)8) >> (SHORTS)8;
-    const SHORTS left_high = left >> (SHORTS)8;
-    const SHORTS right_high = right >> (SHORTS)8;
-    const INTS low = convert_int8(left_low.even) * convert_int8(right_low.even)
-                   + convert_int8(left_low.odd) * convert_int8(right_low.odd);
-    const INTS high = convert_int8(left_high.even) * convert_int8(right_high.even)
-                    + convert_int8(left_high.odd) * convert_int8(right_high.odd);
-    return sum + low + high;
+    return sum + widened(a, 0) * widened(b, 0) + widened(a, 8) * widened(b, 8)
+               + widened(a, 16) * widened(b, 16) + widened(a, 24) * widened(b, 24);
 }
 #endif
 

@@ -30,7 +30,7 @@
 //! | floor | modules | what |
 //! |---|---|---|
 //! | 6 | [`pipeline`], [`models`] | prompts to pictures: schedulers, CLIP, UNet, VAE, their files |
-//! | 6 | [`bench`] | how fast each op is, how fast the device can be, what binds |
+//! | 6 | [`bench`](mod@bench) | how fast each op is, how fast the device can be, what binds |
 //! | 5 | [`nn`] | layers: weights with the ops that use them |
 //! | 4 | [`ops`] | what users call: shapes checked, an algorithm chosen, kernels launched |
 //! | 3 | [`tensor`], [`device`] | arrays; a backend with its memory, programs and profile |

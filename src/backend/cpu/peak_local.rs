@@ -48,11 +48,11 @@ pub fn fast(arguments: &Arguments) {
 vectorised! {
     /// The elements of `values`, so many times over, each time read again.
     fn add<FMA>(values: &[f32], times: usize, sum: &mut f32) {
-        let mut sums = [[0.0; 16]; 8];
+        let mut sums = [[0.0; 16]; 4];
         for _ in 0..times {
             // The next turn may not reuse what this one has read.
             let values = std::hint::black_box(values);
-            let (blocks, rest) = values.as_chunks::<128>();
+            let (blocks, rest) = values.as_chunks::<64>();
             for block in blocks {
                 for (sums, values) in sums.iter_mut().zip(block.as_chunks::<16>().0) {
                     sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
