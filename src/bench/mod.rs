@@ -21,6 +21,7 @@ mod conv2d_few_outputs;
 mod gaussian_sample;
 mod geglu;
 mod gemm;
+mod gemv;
 mod group_norm;
 mod inputs;
 mod layer_norm;
@@ -55,6 +56,7 @@ pub const CASES: &[Case] = &[
     gaussian_sample::CASE,
     geglu::CASE,
     gemm::CASE,
+    gemv::CASE,
     group_norm::CASE,
     layer_norm::CASE,
     timestep_embedding::CASE,
