@@ -12,7 +12,7 @@ use ellesmere::ops::{self, Conv2d, Epilogue, Padding, Weights};
 use ellesmere::{Device, Result, Tensor};
 
 /// (M, N, K): squares, then linear layers of an SD 1.5 UNet at 512x512 and of its text encoder.
-const GEMMS: [[usize; 3]; 7] = [
+const GEMMS: [[usize; 3]; 17] = [
     [1024, 1024, 1024],
     [2048, 2048, 2048],
     [4096, 320, 320],
@@ -20,6 +20,18 @@ const GEMMS: [[usize; 3]; 7] = [
     [1024, 5120, 640],
     [256, 10240, 1280],
     [77, 768, 768],
+    // Time embeddings; few rows and many terms.
+    [1, 1280, 320],
+    [1, 1280, 1280],
+    [2, 1280, 1280],
+    [64, 1280, 5120],
+    [77, 768, 3072],
+    [256, 1280, 5120],
+    // Rows apart by powers of two, and not.
+    [1024, 640, 1024],
+    [1024, 640, 1056],
+    [1024, 640, 2048],
+    [1024, 640, 4096],
 ];
 
 /// (channels in, channels out, side, stride): 3x3 windows of the UNet, then of the VAE's decoder.

@@ -30,9 +30,7 @@ void geglu(__global const REAL *x,
         if (start + VECTOR <= channels) {
             const WORD(float, VECTOR) value = WORD(load_real, VECTOR)(x, values + start);
             const WORD(float, VECTOR) gate = WORD(load_real, VECTOR)(x, gates + start);
-            const WORD(float, VECTOR) gelu_gate =
-                0.5f * gate * (1.0f + erf(gate * 0.70710678118654752f));
-            WORD(store_real, VECTOR)(y, results + start, value * gelu_gate);
+            WORD(store_real, VECTOR)(y, results + start, value * gelu_vector(gate));
         } else {
             for (uint c = start; c < channels; c++)
                 store_real(y, results + c, load_real(x, values + c) * gelu(load_real(x, gates + c)));

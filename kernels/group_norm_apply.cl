@@ -18,18 +18,6 @@
 #define VECTOR 4        // channels of a work-item: 4, 8 or 16
 #endif
 
-INLINE WORD(float, VECTOR) activate_vector(const WORD(float, VECTOR) x, const uint activation)
-{
-    switch (activation) {
-    case ACTIVATION_SILU: return x / (1.0f + exp(-x));
-    case ACTIVATION_GELU: return 0.5f * x * (1.0f + erf(x * 0.70710678118654752f));
-    case ACTIVATION_GELU_TANH:
-        return 0.5f * x * (1.0f + tanh(0.79788456080286536f * (x + 0.044715f * x * x * x)));
-    case ACTIVATION_QUICK_GELU: return x / (1.0f + exp(-1.702f * x));
-    default: return x;
-    }
-}
-
 __kernel __attribute__((reqd_work_group_size(WG_SIZE, 1, 1)))
 void group_norm_apply(__global const REAL *x,
                       __global const REAL *x2,

@@ -46,6 +46,46 @@ fn a_second_device_loads_what_the_first_has_compiled() {
 }
 
 #[test]
+fn programs_of_a_dry_run_are_compiled_together_and_once() {
+    for entry in compiling() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache_dir = Some(folder.path().to_owned());
+        let options = DeviceOptions { cache_dir, ..DeviceOptions::default() };
+        let work = |device: &Device| {
+            let x =
+                Tensor::from_slice(device, &[1, 2, 2], DType::F32, &[3.0, 5.0, 1.0, 0.5]).unwrap();
+            let one = Tensor::from_slice(device, &[2], DType::F32, &[1.0, 1.0]).unwrap();
+            let y = ops::layer_norm(&x, &one, &one, 0.0).unwrap();
+            let y = ops::cast(&ops::geglu(&y).unwrap(), DType::F16).unwrap();
+            ops::cast(&y, DType::F32).unwrap().to_vec().unwrap()
+        };
+        let device = Device::open_entry(&entry, &options).unwrap();
+        let dry = device.dry_run();
+        work(&dry);
+        let programs = dry.recorded_programs().unwrap();
+        assert_eq!(programs.len(), 4, "a norm, a gate, a cast each way: {programs:?}");
+        assert!(device.recorded_programs().is_none(), "a device that runs records nothing");
+        let mut seen = Vec::new();
+        device.prepare(&programs, |ready, all| seen.push((ready, all))).unwrap();
+        assert_eq!(seen, [(1, 4), (2, 4), (3, 4), (4, 4)], "on {}", entry.info.platform);
+        let prepared = ProgramStats { built: 4, loaded: 0 };
+        assert_eq!(device.program_stats(), prepared);
+        let result = work(&device);
+        assert_eq!(device.program_stats(), prepared, "nothing is compiled by the launches");
+        let expected = work(&Device::cpu());
+        // Each is a few roundings of f32 and at most one of f16 away from the other.
+        let close = |(a, b): (&f32, &f32)| (a - b).abs() <= 2.0 * DType::F16.rounding();
+        assert!(result.iter().zip(&expected).all(close), "{result:?}, not {expected:?}");
+        // A program that does not compile is said, and the others are as good as before.
+        let mut broken = programs;
+        broken[2].source = "no program";
+        let error = device.prepare(&broken, |_, _| ()).unwrap_err();
+        assert!(error.to_string().contains(broken[2].kernel), "{error}");
+        assert_eq!(work(&device), result);
+    }
+}
+
+#[test]
 fn a_damaged_entry_is_compiled_again_and_replaced() {
     for entry in compiling() {
         let folder = tempfile::tempdir().unwrap();

@@ -70,7 +70,7 @@ pub fn draw(arguments: &Arguments) -> Result<()> {
         return Ok(());
     }
     device.profile().set_enabled(arguments.profile || arguments.trace.is_some());
-    let written = draw_all(&device, &files, dtype, request, &outputs)?;
+    let written = draw_all(&device, &files, dtype, &plan, request, &outputs)?;
     report(arguments, &device, &plan, &written)
 }
 
@@ -79,11 +79,15 @@ fn draw_all(
     device: &Device,
     files: &ModelFiles,
     dtype: DType,
+    plan: &Plan,
     mut request: Request,
     outputs: &[(u64, PathBuf)],
 ) -> Result<Vec<Written>> {
     progress::stop_on_ctrl_c().map_err(|error| Error::argument("Ctrl-C handler", error))?;
     let display = Display::new();
+    device.prepare(&plan.programs, |ready, all| {
+        display.message(format!("kernels: {ready} of {all}"));
+    })?;
     display.message("loading");
     let pipeline = Pipeline::load(device, files, dtype, request.init_image.is_some())?;
     let mut written = Vec::new();

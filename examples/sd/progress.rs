@@ -1,5 +1,6 @@
 //! What is shown while a picture is drawn.
 
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -46,7 +47,7 @@ impl Display {
         Self { bar }
     }
 
-    pub fn message(&self, message: &'static str) {
+    pub fn message(&self, message: impl Into<Cow<'static, str>>) {
         self.bar.set_message(message);
     }
 

@@ -50,7 +50,9 @@
 #else
 #define TERMS __global
 #endif
-#if IN_PLACE
+#if IN_PLACE && defined(DTYPE_F16)
+#error "IN_PLACE needs rows of float"
+#elif IN_PLACE
 #define ROWS __global
 #else
 #define ROWS __private
@@ -172,17 +174,8 @@ INLINE void multiply_block(ROWS const float *rows,
     }
 }
 
-INLINE floatV activate_vector(const floatV x, const uint activation)
-{
-    switch (activation) {
-    case ACTIVATION_SILU: return x / (1.0f + exp(-x));
-    case ACTIVATION_GELU: return 0.5f * x * (1.0f + erf(x * 0.70710678118654752f));
-    case ACTIVATION_GELU_TANH:
-        return 0.5f * x * (1.0f + tanh(0.79788456080286536f * (x + 0.044715f * x * x * x)));
-    case ACTIVATION_QUICK_GELU: return x / (1.0f + exp(-1.702f * x));
-    default: return x;
-    }
-}
+// Of activation.h, which follows.
+INLINE floatV activate_vector(const floatV x, const uint activation);
 
 // y[row][..] = activation(sums + bias + sample_bias[sample][..]) + residual[row][..], of a panel.
 INLINE void store_row(const float *sums,

@@ -83,6 +83,7 @@ const KERNELS: &[Kernel] = &[
     Kernel { name: "geglu", definition: geglu::definition, fast: Some(geglu::fast) },
     Kernel { name: "gemm_local", definition: gemm::definition, fast: Some(gemm::fast) },
     Kernel { name: "gemm_register", definition: gemm::definition, fast: Some(gemm::fast) },
+    Kernel { name: "gemv", definition: gemm::definition, fast: Some(gemm::fast) },
     Kernel {
         name: "group_norm_apply",
         definition: group_norm_apply::definition,

@@ -32,17 +32,23 @@ pub struct Recorded {
 pub struct Record {
     info: DeviceInfo,
     recorded: Mutex<Recorded>,
+    sources: Mutex<Vec<ProgramSource>>,
 }
 
 impl Record {
     /// A dry run of the device that `info` describes.
     pub fn new(info: DeviceInfo) -> Self {
-        Self { info, recorded: Mutex::default() }
+        Self { info, recorded: Mutex::default(), sources: Mutex::default() }
     }
 
     /// What was seen so far.
     pub fn recorded(&self) -> Recorded {
         self.counters().clone()
+    }
+
+    /// What the programs that were seen so far are compiled from, in the order of their first use.
+    pub fn sources(&self) -> Vec<ProgramSource> {
+        self.sources.lock().expect("keeping a source does not panic").clone()
     }
 
     fn counters(&self) -> std::sync::MutexGuard<'_, Recorded> {
@@ -89,8 +95,9 @@ impl Backend for Record {
         Ok(())
     }
 
-    fn build(&self, _source: &ProgramSource) -> Result<Program> {
+    fn build(&self, source: &ProgramSource) -> Result<Program> {
         self.counters().programs += 1;
+        self.sources.lock().expect("keeping a source does not panic").push(source.clone());
         Ok(Program::new(()))
     }
 

@@ -10,7 +10,7 @@ pub const CASE: Case = Case {
     prepare,
 };
 
-fn prepare(inputs: &Inputs) -> Result<Run> {
+pub(super) fn prepare(inputs: &Inputs) -> Result<Run> {
     let [rows, n, k] = ["rows", "outputs", "inputs"].map(|name| inputs.size(name));
     let x = inputs.tensor(&[1, rows, k])?;
     let (weights, bias) = (inputs.weights([n, k, 1, 1])?, inputs.floats(&[n])?);

@@ -23,6 +23,7 @@ mod conv2d_few_outputs;
 mod gaussian_sample;
 mod geglu;
 mod gemm;
+mod gemv;
 mod group_norm;
 mod inputs;
 mod layer_norm;
@@ -63,6 +64,7 @@ pub const CASES: &[Case] = &[
     gaussian_sample::CASE,
     geglu::CASE,
     gemm::CASE,
+    gemv::CASE,
     group_norm::CASE,
     layer_norm::CASE,
     peak_cases::FMA,

@@ -165,6 +165,28 @@ impl Device {
         self.inner.record.as_ref().map(|record| record.recorded())
     }
 
+    /// What the programs are compiled from that a dry run would have used; `None` on a device that
+    /// runs. [`Device::prepare`] compiles them.
+    pub fn recorded_programs(&self) -> Option<Vec<ProgramSource>> {
+        self.inner.record.as_ref().map(|record| record.sources())
+    }
+
+    /// Has programs ready before they are launched, compiling several at once where they are not
+    /// on disk. `progress` is told how many are ready, of how many.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Build`](crate::Error::Build) for the first that does not compile.
+    pub fn prepare(
+        &self,
+        programs: &[ProgramSource],
+        mut progress: impl FnMut(usize, usize) + Send,
+    ) -> Result<()> {
+        let count = programs.len();
+        let progress = &mut |ready| progress(ready, count);
+        self.inner.programs.prepare(self.backend(), programs, progress)
+    }
+
     /// The work of every launch so far.
     pub fn work(&self) -> Work {
         let sum = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

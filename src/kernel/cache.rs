@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use serde::Serialize;
@@ -69,6 +69,48 @@ impl ProgramCache {
         let program = Arc::new(self.load_or_build(backend, &source)?);
         *slot = Some(Arc::clone(&program));
         Ok(program)
+    }
+
+    /// Has the programs of `sources` ready, several threads at it. `progress` is told how many are,
+    /// by one thread at a time and in ascending order.
+    ///
+    /// # Errors
+    ///
+    /// As [`ProgramCache::get`], of the first that fails; the rest are left.
+    pub fn prepare(
+        &self,
+        backend: &dyn Backend,
+        sources: &[ProgramSource],
+        progress: &mut (dyn FnMut(usize) + Send),
+    ) -> Result<()> {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let done = Mutex::new((0, progress));
+        let work = || -> Result<()> {
+            while let Some(source) = sources.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if failed.load(Ordering::Relaxed) {
+                    break;
+                }
+                if let Err(error) = self.get(backend, source.clone()) {
+                    failed.store(true, Ordering::Relaxed);
+                    return Err(error);
+                }
+                let (ready, progress) = &mut *lock(&done);
+                *ready += 1;
+                progress(*ready);
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> =
+                (0..threads.min(sources.len())).map(|_| scope.spawn(work)).collect();
+            let join = |worker: std::thread::ScopedJoinHandle<_>| {
+                worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            // All are waited for, whichever fails.
+            let results: Vec<Result<()>> = workers.into_iter().map(join).collect();
+            results.into_iter().collect()
+        })
     }
 
     /// How many programs were compiled, and how many loaded.

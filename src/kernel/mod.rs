@@ -82,7 +82,7 @@ pub const KERNELS: &[Kernel] = &[
             REGISTER_TILES[2],
         ],
         constraints: &[],
-        source: source!("conv2d_few_inputs", "register_tile"),
+        source: source!("conv2d_few_inputs", "register_tile", "activation"),
     },
     Kernel {
         name: "conv2d_few_outputs",
@@ -96,7 +96,7 @@ pub const KERNELS: &[Kernel] = &[
             REGISTER_TILES[2],
         ],
         constraints: &[],
-        source: source!("conv2d_few_outputs", "register_tile"),
+        source: source!("conv2d_few_outputs", "register_tile", "activation"),
     },
     Kernel {
         name: "conv2d_local",
@@ -110,7 +110,7 @@ pub const KERNELS: &[Kernel] = &[
         summary: "convolves images, a work-item holding a tile in registers",
         parameters: REGISTER_TILES,
         constraints: REGISTER_CONSTRAINTS,
-        source: source!("conv2d_register", "register_tile"),
+        source: source!("conv2d_register", "register_tile", "activation"),
     },
     Kernel {
         name: "gaussian_sample",
@@ -128,7 +128,7 @@ pub const KERNELS: &[Kernel] = &[
             tuned("ROUNDS", 4, &[1, 4, 16, 64]),
         ],
         constraints: &[],
-        source: source!("geglu"),
+        source: source!("geglu", "activation"),
     },
     Kernel {
         name: "gemm_local",
@@ -142,14 +142,38 @@ pub const KERNELS: &[Kernel] = &[
         summary: "multiplies matrices, a work-item holding a tile in registers",
         parameters: REGISTER_TILES_OF_ROWS,
         constraints: REGISTER_CONSTRAINTS,
-        source: source!("gemm_register", "register_tile"),
+        source: source!("gemm_register", "register_tile", "activation"),
+    },
+    Kernel {
+        name: "gemv",
+        summary: "multiplies few rows by a matrix that is read once",
+        parameters: &[
+            given("ROWS", 1),
+            tuned("VECTOR", 4, &[4, 8, 16]),
+            tuned("ITEM_N", 4, &[4, 8, 16, 32]),
+            tuned("SLICES", 8, &[1, 2, 4, 8, 16, 32]),
+        ],
+        constraints: &[
+            Constraint {
+                text: "a work-item's outputs are whole vectors",
+                holds: |values, _| values.size("ITEM_N").is_multiple_of(values.size("VECTOR")),
+            },
+            Constraint {
+                text: "the work-group fits the device",
+                holds: |values, info| {
+                    32 / values.size("ITEM_N") * values.size("SLICES")
+                        <= info.max_work_group.min(256)
+                },
+            },
+        ],
+        source: source!("gemv"),
     },
     Kernel {
         name: "group_norm_apply",
         summary: "scales, shifts and activates each channel",
         parameters: &[tuned("WG_SIZE", 64, WORK_GROUPS), tuned("VECTOR", 4, &[4, 8, 16])],
         constraints: &[],
-        source: source!("group_norm_apply"),
+        source: source!("group_norm_apply", "activation"),
     },
     Kernel {
         name: "group_norm_merge",
@@ -168,7 +192,11 @@ pub const KERNELS: &[Kernel] = &[
     Kernel {
         name: "layer_norm",
         summary: "normalizes each row, then scales and shifts",
-        parameters: &[tuned("WG_SIZE", 64, WORK_GROUPS)],
+        parameters: &[
+            tuned("WG_SIZE", 64, WORK_GROUPS),
+            tuned("VECTOR", 4, &[4, 8, 16]),
+            tuned("ROUNDS", 1, &[1, 4, 16, 64]),
+        ],
         constraints: &[],
         source: source!("layer_norm"),
     },

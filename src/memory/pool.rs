@@ -18,9 +18,10 @@ pub fn size_class(bytes: u64) -> u64 {
 }
 
 impl Pool {
-    /// The smallest unused block that holds `bytes` and wastes less than half of itself.
+    /// The smallest unused block that holds `bytes` and wastes at most half of itself: where a layer
+    /// halves the channels, its blocks serve the next.
     pub fn take(&mut self, bytes: u64) -> Option<Buffer> {
-        let (&size, _) = self.free.range(bytes..bytes.saturating_mul(2)).next()?;
+        let (&size, _) = self.free.range(bytes..=bytes.saturating_mul(2)).next()?;
         let buffers = self.free.get_mut(&size)?;
         let buffer = buffers.pop();
         if buffers.is_empty() {

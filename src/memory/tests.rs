@@ -56,3 +56,14 @@ fn size_classes_waste_at_most_an_eighth() {
         assert!(class >= bytes && class - bytes <= (bytes / 8).max(255), "{bytes} -> {class}");
     }
 }
+
+#[test]
+fn a_block_of_twice_the_size_is_reused() {
+    let manager = manager(1 << 20, 1 << 20);
+    drop(manager.allocate(8192, Lifetime::Transient).unwrap());
+    let block = manager.allocate(4096, Lifetime::Transient).unwrap();
+    assert_eq!(manager.stats().held_bytes, 8192, "a layer that halves its channels");
+    drop(block);
+    let _block = manager.allocate(2048, Lifetime::Transient).unwrap();
+    assert_eq!(manager.stats().held_bytes, 8192 + 2048, "more than half would be wasted");
+}

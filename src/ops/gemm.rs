@@ -3,7 +3,7 @@
 use crate::device::{Call, arguments};
 use crate::info::DeviceInfo;
 use crate::ops::epilogue::is_output_bias;
-use crate::ops::tiles::{local_tiling, register_tiling_of_rows};
+use crate::ops::tiles::{local_tiling, panel_tiling, register_tiling_of_rows};
 use crate::ops::{Epilogue, PANEL, Weights};
 use crate::tensor::Tensor;
 use crate::tune::Class;
@@ -25,15 +25,26 @@ pub struct Problem {
 /// How a product is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
+    /// `gemv`: so few rows that reading the weight is the work.
+    FewRows,
     /// `gemm_register`: a work-item holds a large tile in wide vectors.
     RegisterTiles,
     /// `gemm_local`: a work-group shares tiles in local memory.
     LocalTiles,
 }
 
+/// The rows up to which a product takes about as long as reading its weight.
+const FEW_ROWS: usize = 8;
+
 /// The algorithm for a product on a device.
-pub fn plan(_problem: &Problem, info: &DeviceInfo) -> Algorithm {
-    if info.prefers_register_tiles() { Algorithm::RegisterTiles } else { Algorithm::LocalTiles }
+pub fn plan(problem: &Problem, info: &DeviceInfo) -> Algorithm {
+    if problem.rows <= FEW_ROWS {
+        Algorithm::FewRows
+    } else if info.prefers_register_tiles() {
+        Algorithm::RegisterTiles
+    } else {
+        Algorithm::LocalTiles
+    }
 }
 
 /// A linear layer: `activation(x W^T + bias) + residual`.
@@ -131,6 +142,7 @@ fn run(x: &Tensor, x2: Option<&Tensor>, weights: &Weights, epilogue: Epilogue) -
             class.0.push(("columns", columns));
         }
         let (kernel, tiling) = match plan(&Problem { rows, outputs, inputs }, device.info()) {
+            Algorithm::FewRows => ("gemv", panel_tiling(device, x.dtype(), &class)),
             Algorithm::RegisterTiles => {
                 ("gemm_register", register_tiling_of_rows(device, x.dtype(), &class, columns))
             }
@@ -179,12 +191,19 @@ mod tests {
         let layers = [
             ("unet attention, 64x64", Problem { rows: 4096, outputs: 320, inputs: 320 }),
             ("unet feed-forward, 16x16", Problem { rows: 256, outputs: 10240, inputs: 1280 }),
-            ("time embedding", Problem { rows: 1, outputs: 1280, inputs: 320 }),
             ("text encoder", Problem { rows: 77, outputs: 768, inputs: 768 }),
         ];
         for (layer, problem) in layers {
             assert_eq!(plan(&problem, &cpu(16)), Algorithm::RegisterTiles, "{layer}");
             assert_eq!(plan(&problem, &gpu()), Algorithm::LocalTiles, "{layer}");
+        }
+        for (layer, rows, expected) in [
+            ("time embedding", 1, [Algorithm::FewRows; 2]),
+            ("time embedding of both halves of guidance", 2, [Algorithm::FewRows; 2]),
+            ("as many rows as a tile", 9, [Algorithm::RegisterTiles, Algorithm::LocalTiles]),
+        ] {
+            let problem = Problem { rows, outputs: 1280, inputs: 320 };
+            assert_eq!([plan(&problem, &cpu(16)), plan(&problem, &gpu())], expected, "{layer}");
         }
         let scalar = DeviceInfo { kind: DeviceKind::Cpu, ..gpu() };
         assert_eq!(plan(&layers[0].1, &scalar), Algorithm::LocalTiles, "work-items are lanes");

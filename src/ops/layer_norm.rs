@@ -36,7 +36,10 @@ pub fn layer_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f32) -> Result
         let rows = y.elements(&band) / channels;
         let x_band = x.band(&band)?;
         let class = Class(vec![("rows", rows), ("channels", channels)]);
-        let configuration = x.device().configuration("layer_norm", x.dtype(), &class, &[]);
+        // One work-item with wide vectors has several rows on a CPU.
+        let wide = [("WG_SIZE", 1), ("VECTOR", 16), ("ROUNDS", 16)];
+        let suggested = if x.device().info().prefers_register_tiles() { &wide[..] } else { &[] };
+        let configuration = x.device().configuration("layer_norm", x.dtype(), &class, suggested);
         x.device().run(&Call {
             kernel: "layer_norm",
             dtype: x.dtype(),
@@ -50,7 +53,7 @@ pub fn layer_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f32) -> Result
                 channels: channels as u32,
                 eps: eps,
             },
-            groups: [rows, 1, 1],
+            groups: [rows.div_ceil(configuration.size("ROUNDS")), 1, 1],
             local: [configuration.size("WG_SIZE"), 1, 1],
             flop: 8 * (rows * channels) as u64,
             bytes: (2 * rows * channels * x.dtype().size()) as u64,

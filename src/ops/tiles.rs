@@ -109,6 +109,26 @@ pub(super) fn suggested_register_tiles(info: &DeviceInfo) -> [(&'static str, u32
     [("VECTOR", vector), ("TILE_M", tile_rows), ("TILES", tiles), ("PANELS", 16), ("TILE_K", 512)]
 }
 
+/// A work-group for a panel of a product of few rows: one work-item on CPU devices, the lanes of a
+/// GPU over outputs and over K.
+pub(super) fn panel_tiling(device: &Device, dtype: DType, class: &Class) -> Tiling {
+    let (rows, outputs) = (class.0[0].1, class.0[1].1);
+    let info = device.info();
+    let [vector, item_outputs, slices] = match info.vector_width.min(16) {
+        vector if info.prefers_register_tiles() => [vector.next_power_of_two(), PANEL as u32, 1],
+        _ => [4, 4, 8],
+    };
+    let suggested = [
+        ("ROWS", rows.next_power_of_two() as u32),
+        ("VECTOR", vector),
+        ("ITEM_N", item_outputs),
+        ("SLICES", slices),
+    ];
+    let configuration = device.configuration("gemv", dtype, class, &suggested);
+    let items = PANEL / configuration.size("ITEM_N") * configuration.size("SLICES");
+    Tiling { configuration, groups: [outputs.div_ceil(PANEL), 1, 1], local: [items, 1, 1] }
+}
+
 /// A work-group for a tile of `TILE_M` rows by `TILE_N` outputs in local memory: for GPUs.
 pub(super) fn local_tiling(
     device: &Device,
@@ -192,6 +212,16 @@ pub(super) mod tests {
             let sizes = vec![("rows", rows), ("outputs", 320), ("inputs", inputs)];
             let tiling = register_tiling_of_rows(&device, dtype, &Class(sizes), columns);
             assert_eq!(tiling.configuration.get("IN_PLACE"), in_place, "{why}");
+        }
+    }
+
+    #[test]
+    fn few_rows_have_a_work_group_for_each_panel() {
+        for (info, rows, local) in [(cpu(16), 1, 1), (cpu(8), 3, 1), (gpu(), 2, 64)] {
+            let device = Device::definitions(Some(info));
+            let tiling = panel_tiling(&device, DType::F32, &class(rows, 1290));
+            assert_eq!((tiling.groups, tiling.local), ([41, 1, 1], [local, 1, 1]));
+            assert_eq!(tiling.configuration.size("ROWS"), rows.next_power_of_two());
         }
     }
 

@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use serde::Serialize;
 
 use super::{Pipeline, Progress, Request};
+use crate::backend::ProgramSource;
 use crate::device::Device;
 use crate::memory::MemoryStats;
 use crate::models::ModelFiles;
@@ -38,6 +39,9 @@ pub struct Plan {
     pub launches: u64,
     /// Floating-point operations and bytes read and written by kernels.
     pub work: Work,
+    /// What the programs are compiled from, for [`Device::prepare`].
+    #[serde(skip)]
+    pub programs: Vec<ProgramSource>,
     /// Memory by label.
     pub memory: MemoryStats,
 }
@@ -73,6 +77,7 @@ pub(super) fn plan(
         largest_allocation_bytes: recorded.largest_allocation_bytes,
         launches: recorded.launches,
         work: dry.work(),
+        programs: dry.recorded_programs().expect("a dry run records"),
         memory,
     })
 }

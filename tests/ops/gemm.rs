@@ -86,6 +86,15 @@ fn agrees_with_the_definition() {
         plain("more rows than a block, fewer outputs than a vector", &[3, 67], 24, 4),
         plain("more terms than a block of K", &[1, 30], 1300, 40),
         plain("images: a shortcut", &[2, 5, 7], 36, 64),
+        plain("one row", &[1], 1280, 33),
+        Case {
+            columns: [33, 50],
+            bias: true,
+            residual: true,
+            ..plain("few rows of two inputs, a whole epilogue", &[5], 0, 100)
+        },
+        plain("the most rows that are few", &[8], 320, 64),
+        plain("one row more, in tiles that are read in place", &[1, 29], 320, 64),
         plain("rows apart by a power of two", &[1, 40], 1024, 64),
         Case {
             columns: [33, 31],

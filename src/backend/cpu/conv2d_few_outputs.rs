@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::conv2d::Sizes;
 use super::product::tile::{self, Left, Tile, Work};
-use super::product::{Epilogue, Line, Output, floats, part, stride_suits_a_cache, unpack};
+use super::product::{Epilogue, Line, Output, floats, part, unpack};
 use super::{Arguments, PANEL, Reals};
 
 /// The most channels that a tile takes at once.
@@ -141,18 +141,12 @@ fn multiply_row<T: Tile>(
         let tile = part(width, tiles, tile);
         for from in (0..channels).step_by(DEPTH) {
             let depth = DEPTH.min(channels - from);
-            let left = match x {
-                Reals::F32(x) if stride_suits_a_cache(channels) => {
-                    Left::rows(&x[(first + tile.start) * channels + from..], channels)
-                }
-                _ => {
-                    let targets = packed.chunks_exact_mut(STRIDE);
-                    for (pixel, target) in tile.clone().zip(targets) {
-                        unpack(x, (first + pixel) * channels + from, &mut target[..depth]);
-                    }
-                    Left::rows(packed, STRIDE)
-                }
-            };
+            // Packing reads x from front to back, as fast as the memory; a tile would read it in
+            // many short runs.
+            for (pixel, target) in tile.clone().zip(packed.chunks_exact_mut(STRIDE)) {
+                unpack(x, (first + pixel) * channels + from, &mut target[..depth]);
+            }
+            let left = Left::rows(packed, STRIDE);
             for panel in 0..taps.panels {
                 let terms = &taps.weights[(panel * channels + from) * PANEL..][..depth * PANEL];
                 let start = (panel * width + tile.start) * PANEL;

@@ -1,4 +1,4 @@
-//! See `kernels/gemm_register.cl` and `kernels/gemm_local.cl`.
+//! See `kernels/gemm_register.cl`, `kernels/gemm_local.cl` and `kernels/gemv.cl`.
 
 use rayon::prelude::*;
 

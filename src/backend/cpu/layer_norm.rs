@@ -29,21 +29,22 @@ pub fn fast(arguments: &Arguments) {
     let (rows, channels) = (arguments.size("rows"), arguments.size("channels"));
     let eps = arguments.float("eps");
     rows::write(arguments.reals_out("y"), rows, channels, |start, values| {
-        rows::read(&x, start, values);
-        normalize(values, &gamma[..channels], &beta[..channels], eps);
+        // Row by row, so that a row is still in the first cache when it is read again.
+        for (index, row) in values.chunks_exact_mut(channels).enumerate() {
+            rows::read(&x, start + index * channels, row);
+            normalize(row, &gamma[..channels], &beta[..channels], eps);
+        }
     });
 }
 
 vectorised! {
-    fn normalize<FMA>(values: &mut [f32], gamma: &[f32], beta: &[f32], eps: f32) {
-        let channels = gamma.len();
-        for row in values.chunks_exact_mut(channels) {
-            let mean = sum(row, |value| value) / channels as f32;
-            let squares = sum(row, |value| (value - mean) * (value - mean));
-            let scale = 1.0 / (squares / channels as f32 + eps).sqrt();
-            for ((value, gamma), beta) in row.iter_mut().zip(gamma).zip(beta) {
-                *value = multiply_add::<FMA>((*value - mean) * scale, *gamma, *beta);
-            }
+    fn normalize<FMA>(row: &mut [f32], gamma: &[f32], beta: &[f32], eps: f32) {
+        let channels = gamma.len() as f32;
+        let mean = sum(row, |value| value) / channels;
+        let squares = sum(row, |value| (value - mean) * (value - mean));
+        let scale = 1.0 / (squares / channels + eps).sqrt();
+        for ((value, gamma), beta) in row.iter_mut().zip(gamma).zip(beta) {
+            *value = multiply_add::<FMA>((*value - mean) * scale, *gamma, *beta);
         }
     }
 }

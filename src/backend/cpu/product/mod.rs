@@ -43,7 +43,7 @@ pub trait Rows: Sync {
 
 /// Whether a tile's rows, so many floats apart, may be read in place: at a multiple of 4 KiB they
 /// would all contend for one set of the first cache, which holds fewer lines than a tile has rows.
-pub fn stride_suits_a_cache(stride: usize) -> bool {
+fn stride_suits_a_cache(stride: usize) -> bool {
     !stride.is_multiple_of(1024)
 }
 
