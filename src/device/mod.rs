@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::backend::cpu::Cpu;
-use crate::backend::record::{Record, Recorded};
+use crate::backend::record::{Record, Recorded, RecordedProblem};
 use crate::backend::{Argument, Backend, Launch, ProgramSource};
 use crate::info::DeviceInfo;
 use crate::kernel::{Configuration, Kernel, ProgramCache, ProgramStats};
@@ -30,7 +30,8 @@ struct Inner {
     /// The backend again, if it is a dry run.
     record: Option<Arc<Record>>,
     memory: Arc<MemoryManager>,
-    programs: ProgramCache,
+    programs: Arc<ProgramCache>,
+    sources: Vec<StandIn>,
     configurations: Configurations,
     profile: Profile,
     flop: AtomicU64,
@@ -50,9 +51,20 @@ pub struct DeviceOptions {
     /// Where compiled programs are kept between runs. If not given, [`Device::open`] asks
     /// [`knob::cache_dir`](crate::knob::cache_dir), and [`Device::new`] keeps none.
     pub cache_dir: Option<PathBuf>,
+    /// Surround every block with zones of a pattern, and look after every launch whether a kernel
+    /// has written there: that launch is then an [`Error::Guard`](crate::Error::Guard). For tests
+    /// and tuners: every launch is waited for, and blocks are not reused.
+    pub guards: bool,
+    /// Sources to build instead of those of the catalogue's kernels: how an author tries a kernel
+    /// under an op. The host's kernels in Rust are not replaced.
+    pub sources: Vec<StandIn>,
     /// Configurations to use whatever else is known: how a tuner tries its candidates.
     pub forced: Vec<Forced>,
 }
+
+/// A kernel's name, and the whole OpenCL C that stands in for the catalogue's: see
+/// [`Kernel::stand_in`]. Programs are known by the text's address.
+pub type StandIn = (String, &'static str);
 
 /// What an op asks a device to run.
 #[derive(Debug)]
@@ -104,6 +116,8 @@ impl Device {
             budget_bytes: Some(self.inner.memory.stats().budget_bytes),
             max_allocation_bytes: Some(self.inner.memory.max_allocation_bytes()),
             poison: false,
+            guards: false,
+            sources: Vec::new(),
             cache_dir: None,
             forced: self.inner.configurations.forced().to_vec(),
         };
@@ -115,10 +129,31 @@ impl Device {
         Self::with_record(backend, None, options)
     }
 
+    /// Another device on the same hardware, under other options: with memory, configurations and
+    /// a profile of its own, and with the programs of this one.
+    pub fn sharing_programs(&self, options: &DeviceOptions) -> Self {
+        let inner = &self.inner;
+        let (backend, record) = (Arc::clone(&inner.backend), inner.record.clone());
+        Self::assemble(backend, record, options, Arc::clone(&inner.programs))
+    }
+
     fn with_record(
         backend: Arc<dyn Backend>,
         record: Option<Arc<Record>>,
         options: &DeviceOptions,
+    ) -> Self {
+        let programs = Arc::new(match &options.cache_dir {
+            Some(folder) => ProgramCache::on_disk(folder.join("programs")),
+            None => ProgramCache::default(),
+        });
+        Self::assemble(backend, record, options, programs)
+    }
+
+    fn assemble(
+        backend: Arc<dyn Backend>,
+        record: Option<Arc<Record>>,
+        options: &DeviceOptions,
+        programs: Arc<ProgramCache>,
     ) -> Self {
         let info = backend.info();
         let most_bytes = info.max_allocation_bytes;
@@ -126,17 +161,24 @@ impl Device {
             budget_bytes: options.budget_bytes.unwrap_or(info.memory_bytes),
             max_allocation_bytes: options.max_allocation_bytes.unwrap_or(u64::MAX).min(most_bytes),
             poison: options.poison,
+            guards: options.guards,
         };
         let memory = Arc::new(MemoryManager::new(Arc::clone(&backend), limits));
-        let programs = match &options.cache_dir {
-            Some(folder) => ProgramCache::on_disk(folder.join("programs")),
-            None => ProgramCache::default(),
-        };
         let profile = Profile::default();
         let (flop, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
         let configurations = Configurations::new(options.forced.clone());
-        let inner =
-            Inner { backend, record, memory, programs, configurations, profile, flop, bytes };
+        let sources = options.sources.clone();
+        let inner = Inner {
+            backend,
+            record,
+            memory,
+            programs,
+            sources,
+            configurations,
+            profile,
+            flop,
+            bytes,
+        };
         Self { inner: Arc::new(inner), notes: Arc::default() }
     }
 
@@ -227,6 +269,11 @@ impl Device {
         suggested: &[(&'static str, u32)],
     ) -> Arc<Configuration> {
         let kernel = Kernel::find(kernel).expect("ops call kernels of the catalogue");
+        if let Some(record) = &self.inner.record {
+            let (name, class) = (kernel.name, class.0.clone());
+            let (launches, flop, bytes) = (0, 0, 0);
+            record.chosen(RecordedProblem { kernel: name, dtype, class, launches, flop, bytes });
+        }
         self.inner.configurations.choose(kernel, dtype, class, suggested, self.info())
     }
 
@@ -237,7 +284,7 @@ impl Device {
             kernel: kernel.name,
             dtype: call.dtype,
             parameters: call.configuration.values().to_vec(),
-            source: kernel.source,
+            source: self.source_of(kernel),
         };
         let program = self.inner.programs.get(self.backend(), source)?;
         let launch = Launch { arguments: call.arguments, groups: call.groups, local: call.local };
@@ -247,7 +294,16 @@ impl Device {
         self.inner.flop.fetch_add(work.flop, Ordering::Relaxed);
         self.inner.bytes.fetch_add(work.bytes, Ordering::Relaxed);
         self.inner.profile.launched(kernel.name, start, work, timer);
-        Ok(())
+        if let Some(record) = &self.inner.record {
+            record.worked(kernel.name, call.dtype, work.flop, work.bytes);
+        }
+        self.inner.memory.check_guards(kernel.name, call.arguments)
+    }
+
+    /// What is compiled for a kernel.
+    fn source_of(&self, kernel: &Kernel) -> &'static str {
+        let stand_in = self.inner.sources.iter().find(|(name, _)| name == kernel.name);
+        stand_in.map_or(kernel.source, |(_, source)| *source)
     }
 }
 
