@@ -38,6 +38,8 @@ pub struct RecordedProblem {
     pub dtype: DType,
     /// The sizes by which the kernel's configuration was chosen, with their names.
     pub class: Vec<(&'static str, usize)>,
+    /// What the kernel was specialised by.
+    pub configuration: Vec<(&'static str, u32)>,
     /// Launches.
     pub launches: u64,
     /// Floating-point operations of all of them, two for a multiply-add.

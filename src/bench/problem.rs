@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use super::{CASES, Case, Inputs, Sizes};
-use crate::backend::cpu::Cpu;
-use crate::backend::record::RecordedProblem;
+use crate::backend::record::{Record, RecordedProblem};
 use crate::device::{Device, DeviceOptions};
 use crate::info::DeviceInfo;
-use crate::kernel::Kernel;
+use crate::kernel::{Configuration, Kernel};
 use crate::profile::Work;
 use crate::tune::Class;
 use crate::{DType, Error, Result};
@@ -21,6 +20,8 @@ pub struct Problem {
     pub dtype: DType,
     /// By which the kernel's configuration is chosen.
     pub class: Class,
+    /// The configuration that the op takes where nothing was measured.
+    pub default: Configuration,
     /// The op.
     pub case: &'static Case,
     /// Sizes at which the op launches the kernel for this class.
@@ -102,10 +103,15 @@ impl Problem {
 
     fn new(case: &'static Case, sizes: Sizes, recorded: RecordedProblem) -> Self {
         let weight = weight(&recorded);
-        let RecordedProblem { kernel, dtype, class, launches, flop, bytes } = recorded;
+        let RecordedProblem { kernel, dtype, class, configuration, launches, flop, bytes } =
+            recorded;
         let kernel = Kernel::find(kernel).expect("ops launch kernels of the catalogue");
         let work = Work { flop, bytes };
-        Self { kernel, dtype, class: Class(class), case, sizes, launches, work, weight }
+        let mut default = Configuration::defaults(kernel.parameters);
+        for (name, value) in configuration {
+            default.set(name, value);
+        }
+        Self { kernel, dtype, class: Class(class), default, case, sizes, launches, work, weight }
     }
 }
 
@@ -117,7 +123,7 @@ fn weight(recorded: &RecordedProblem) -> u64 {
 /// kernels a model launches does not depend on whether it fits.
 pub(super) fn dry(info: &DeviceInfo) -> Device {
     let options = DeviceOptions { budget_bytes: Some(u64::MAX / 2), ..DeviceOptions::default() };
-    Device::new(Arc::new(Cpu::definitions_for(info.clone())), &options).dry_run()
+    Device::new(Arc::new(Record::new(info.clone())), &options).dry_run()
 }
 
 /// Sizes of an op that lead to a class of one of its kernels. What a class leaves open is the
@@ -179,6 +185,7 @@ mod tests {
                         kernel: problem.kernel.name,
                         dtype: problem.dtype,
                         class: problem.class.0.clone(),
+                        configuration: problem.default.values().to_vec(),
                         launches: 1,
                         flop: work.flop,
                         bytes: work.bytes,

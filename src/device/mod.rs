@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::backend::cpu::Cpu;
 use crate::backend::record::{Record, Recorded, RecordedProblem};
-use crate::backend::{Argument, Backend, Launch, ProgramSource};
+use crate::backend::{Argument, Backend, Launch, Program, ProgramSource};
 use crate::info::DeviceInfo;
 use crate::kernel::{Configuration, Kernel, ProgramCache, ProgramStats};
 use crate::memory::{Block, Lifetime, Limits, MemoryManager, MemoryStats};
@@ -269,24 +269,58 @@ impl Device {
         suggested: &[(&'static str, u32)],
     ) -> Arc<Configuration> {
         let kernel = Kernel::find(kernel).expect("ops call kernels of the catalogue");
+        let configurations = &self.inner.configurations;
+        let chosen = configurations.choose(kernel, dtype, class, suggested, self.info());
         if let Some(record) = &self.inner.record {
-            let (name, class) = (kernel.name, class.0.clone());
-            let (launches, flop, bytes) = (0, 0, 0);
-            record.chosen(RecordedProblem { kernel: name, dtype, class, launches, flop, bytes });
+            record.chosen(RecordedProblem {
+                kernel: kernel.name,
+                dtype,
+                class: class.0.clone(),
+                configuration: chosen.values().to_vec(),
+                launches: 0,
+                flop: 0,
+                bytes: 0,
+            });
         }
-        self.inner.configurations.choose(kernel, dtype, class, suggested, self.info())
+        chosen
+    }
+
+    /// Builds a kernel's program before it is asked for, and tells how long that took.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Build`](crate::Error::Build), [`Error::Device`](crate::Error::Device).
+    pub fn build(
+        &self,
+        kernel: &'static Kernel,
+        dtype: DType,
+        configuration: &Configuration,
+    ) -> Result<Duration> {
+        let start = Instant::now();
+        self.program(kernel, dtype, configuration)?;
+        Ok(start.elapsed())
+    }
+
+    fn program(
+        &self,
+        kernel: &'static Kernel,
+        dtype: DType,
+        configuration: &Configuration,
+    ) -> Result<Arc<Program>> {
+        let stand_in = self.inner.sources.iter().find(|(name, _)| name == kernel.name);
+        let source = ProgramSource {
+            kernel: kernel.name,
+            dtype,
+            parameters: configuration.values().to_vec(),
+            source: stand_in.map_or(kernel.source, |(_, source)| *source),
+        };
+        self.inner.programs.get(self.backend(), source)
     }
 
     /// Runs one kernel: finds its program, queues it, notes it in the profile.
     pub(crate) fn run(&self, call: &Call) -> Result<()> {
         let kernel = Kernel::find(call.kernel).expect("ops call kernels of the catalogue");
-        let source = ProgramSource {
-            kernel: kernel.name,
-            dtype: call.dtype,
-            parameters: call.configuration.values().to_vec(),
-            source: self.source_of(kernel),
-        };
-        let program = self.inner.programs.get(self.backend(), source)?;
+        let program = self.program(kernel, call.dtype, call.configuration)?;
         let launch = Launch { arguments: call.arguments, groups: call.groups, local: call.local };
         let work = Work { flop: call.flop, bytes: call.bytes };
         let start = Instant::now();
@@ -298,12 +332,6 @@ impl Device {
             record.worked(kernel.name, call.dtype, work.flop, work.bytes);
         }
         self.inner.memory.check_guards(kernel.name, call.arguments)
-    }
-
-    /// What is compiled for a kernel.
-    fn source_of(&self, kernel: &Kernel) -> &'static str {
-        let stand_in = self.inner.sources.iter().find(|(name, _)| name == kernel.name);
-        stand_in.map_or(kernel.source, |(_, source)| *source)
     }
 }
 
