@@ -1,4 +1,11 @@
 //! Configurations: which values a kernel's parameters take for a problem on a device.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`space`] | the candidates of a kernel under its constraints |
+//! | [`search`] | which candidate to try next |
+//! | [`record`] | what came of candidates, in a file; strategies replayed on it |
+//! | [`database`] | which configuration was the best for a problem on a device |
 
 use std::collections::HashMap;
 use std::fmt;
@@ -7,6 +14,15 @@ use std::sync::{Arc, Mutex};
 use crate::DType;
 use crate::info::DeviceInfo;
 use crate::kernel::{Configuration, Kernel};
+
+pub mod database;
+pub mod record;
+pub mod search;
+pub mod space;
+
+pub use record::{Outcome, Recording, Replay, Trial, replay};
+pub use search::{Search, StrategyKind};
+pub use space::Space;
 
 /// The sizes of a problem that decide which configuration of a kernel is best.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
