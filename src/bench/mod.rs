@@ -102,6 +102,19 @@ impl Case {
         CASES.iter().find(|case| case.op == name || case.kernels.contains(&name))
     }
 
+    /// As [`Case::find`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Argument`] with the names that there are.
+    pub fn known(name: &str) -> Result<&'static Case> {
+        Self::find(name).ok_or_else(|| {
+            let names: Vec<&str> = CASES.iter().flat_map(|case| case.kernels).copied().collect();
+            let detail = format!("expected one of {}, got {name:?}", names.join(", "));
+            Error::argument("kernel", detail)
+        })
+    }
+
     /// The defaults with `given` in their place.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{CASES, Case, Inputs, Sizes};
+use super::{Case, Inputs, Sizes};
 use crate::backend::record::{Record, RecordedProblem};
 use crate::device::{Device, DeviceOptions};
 use crate::info::DeviceInfo;
@@ -67,11 +67,7 @@ impl Problem {
         sizes: &[(String, usize)],
         info: &DeviceInfo,
     ) -> Result<Vec<Self>> {
-        let Some(case) = Case::find(name) else {
-            let names: Vec<&str> = CASES.iter().flat_map(|case| case.kernels).copied().collect();
-            let detail = format!("expected one of {}, got {name:?}", names.join(", "));
-            return Err(Error::argument("kernel", detail));
-        };
+        let case = Case::known(name)?;
         let mut problems = Self::of(case, dtype, &case.sizes(sizes)?, info)?;
         if case.op == name {
             return Ok(problems);
@@ -168,6 +164,7 @@ fn sizes_at(case: &Case, class: &[(&'static str, usize)]) -> Option<Sizes> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::CASES;
     use crate::kernel::KERNELS;
 
     #[test]

@@ -78,6 +78,16 @@ impl Space {
         Self::from_parts(axes, candidates, unconstrained)
     }
 
+    /// The candidates for which `keep` holds, and of the axes the values that those have.
+    pub fn filtered(self, keep: impl Fn(&[(&str, u32)]) -> bool) -> Self {
+        let names: Vec<String> = self.axes.iter().map(|axis| axis.name.clone()).collect();
+        let candidates = 0..self.len();
+        let pairs = candidates.map(|candidate| self.values(candidate).collect::<Vec<_>>());
+        let kept = pairs.filter(|values| keep(values));
+        let rows = kept.map(|values| values.into_iter().map(|(_, value)| value).collect());
+        Self::of_values(&names, &rows.collect::<Vec<_>>())
+    }
+
     fn from_parts(axes: Vec<Axis>, candidates: Vec<Vec<u16>>, unconstrained: usize) -> Self {
         let numbers = candidates.iter().cloned().enumerate().map(|(number, ranks)| (ranks, number));
         let numbers = numbers.collect();

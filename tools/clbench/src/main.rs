@@ -12,6 +12,7 @@ mod devices;
 mod list;
 mod run;
 mod table;
+mod tune;
 
 #[derive(Parser)]
 #[command(version, about)]
@@ -28,6 +29,11 @@ enum Command {
     List(list::Arguments),
     /// Run one kernel and compare it with its definition
     Run(run::Arguments),
+    /// Find the best configuration of a kernel on a device
+    Tune(tune::Arguments),
+    /// What `tune` runs candidates in
+    #[command(hide = true)]
+    TuneWorker,
 }
 
 fn main() -> ExitCode {
@@ -35,6 +41,8 @@ fn main() -> ExitCode {
         Command::Devices(arguments) => devices::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
         Command::Run(arguments) => run::run(&arguments),
+        Command::Tune(arguments) => tune::run(&arguments),
+        Command::TuneWorker => tune::worker::run(),
     };
     match outcome {
         Ok(status) => status,

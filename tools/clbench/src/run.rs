@@ -1,7 +1,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use ellesmere::bench::{Agreement, CASES, Case, Measurement};
+use ellesmere::bench::{Agreement, Case, Measurement};
 use ellesmere::kernel::ProgramStats;
 use ellesmere::{DType, Device, DeviceOptions, Error, Result, knob};
 use serde::Serialize;
@@ -32,7 +32,7 @@ pub struct Arguments {
     json: bool,
 }
 
-fn size(text: &str) -> std::result::Result<(String, usize), String> {
+pub fn size(text: &str) -> std::result::Result<(String, usize), String> {
     let pair = text.split_once('=').and_then(|(name, value)| Some((name, value.parse().ok()?)));
     let (name, value) = pair.ok_or_else(|| format!("expected NAME=SIZE, got {text:?}"))?;
     Ok((name.trim().to_owned(), value))
@@ -49,11 +49,7 @@ struct Facts<'a> {
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let Some(case) = Case::find(&arguments.kernel) else {
-        let names: Vec<&str> = CASES.iter().flat_map(|case| case.kernels).copied().collect();
-        let detail = format!("expected one of {}, got {:?}", names.join(", "), arguments.kernel);
-        return Err(Error::argument("kernel", detail));
-    };
+    let case = Case::known(&arguments.kernel)?;
     let dtype: DType = arguments.dtype.parse()?;
     let sizes = case.sizes(&arguments.shape)?;
     let time = Duration::try_from_secs_f64(arguments.time).map_err(|_| {

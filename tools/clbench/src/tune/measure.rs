@@ -93,7 +93,11 @@ impl Bench {
         let values = values.map(|&(name, value)| (name.to_owned(), value)).collect();
         let timed = DeviceOptions {
             forced: vec![(self.kernel.name.to_owned(), values)],
-            sources: self.source.map(|text| (self.kernel.name.to_owned(), text)).into_iter().collect(),
+            sources: self
+                .source
+                .map(|text| (self.kernel.name.to_owned(), text))
+                .into_iter()
+                .collect(),
             ..DeviceOptions::default()
         };
         let guarded = DeviceOptions { guards: true, poison: true, ..timed.clone() };
