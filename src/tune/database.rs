@@ -377,9 +377,9 @@ impl Database {
         }
         for (name, text) in shipped {
             let parsed = parse(text).unwrap_or_else(|detail| panic!("{name}: {detail}"));
-            let entries = parsed.into_iter().map(|raw| {
-                raw.entry.unwrap_or_else(|| panic!("{name} has an entry that is none"))
-            });
+            let entries = parsed
+                .into_iter()
+                .map(|raw| raw.entry.unwrap_or_else(|| panic!("{name} has an entry that is none")));
             lock(&database.entries).extend(entries.map(|entry| (Source::Shipped, entry)));
         }
         database
@@ -464,7 +464,10 @@ impl Database {
                             return (Some((answer, configuration)), steps);
                         }
                         Err(reason) => {
-                            steps.push(Step { place, found: format!("{title} is not used: {reason}") });
+                            steps.push(Step {
+                                place,
+                                found: format!("{title} is not used: {reason}"),
+                            });
                         }
                     }
                 }
@@ -544,6 +547,13 @@ impl Database {
         }
     }
 
+    /// Notes what went wrong, once.
+    pub(crate) fn note_once(&self, outcome: Result<()>) {
+        if let Err(error) = outcome {
+            self.note(format!("tuned configurations are not kept: {error}"));
+        }
+    }
+
     fn note(&self, note: String) {
         let mut notes = lock(&self.notes);
         if !notes.contains(&note) {
@@ -575,7 +585,8 @@ fn parse(text: &str) -> Result<Vec<RawEntry>, String> {
         // A time that is no time is no reason to keep a configuration for.
         let timed = |seconds: Option<f64>| seconds.is_none_or(|s| s.is_finite() && s > 0.0);
         let entry = entry.filter(|entry| timed(entry.seconds));
-        let entry = entry.filter(|e| e.runner_up.as_ref().is_none_or(|second| timed(second.seconds)));
+        let entry =
+            entry.filter(|e| e.runner_up.as_ref().is_none_or(|second| timed(second.seconds)));
         RawEntry { value, entry }
     };
     Ok(document.entries.into_iter().map(entry).collect())
