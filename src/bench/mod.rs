@@ -22,10 +22,14 @@ mod gemm;
 mod group_norm;
 mod inputs;
 mod layer_norm;
+mod problem;
+mod suite;
 mod timestep_embedding;
 mod token_embedding;
 
 pub use inputs::{Inputs, Sizes};
+pub use problem::Problem;
+pub use suite::{Part, Suite};
 
 /// An op that can be run by itself.
 #[derive(Debug)]
@@ -176,19 +180,34 @@ impl Case {
     ///
     /// Those of the op.
     pub fn agreement(&self, device: &Device, dtype: DType, sizes: &Sizes) -> Result<Agreement> {
-        let result = |device: &Device| {
-            (self.prepare)(&Inputs::new(device, dtype, sizes)).and_then(|run| run()?.to_vec())
-        };
-        let actual = result(device)?;
-        let expected = result(&Device::definitions(Some(device.info().clone())))?;
+        let actual = self.result(device, dtype, sizes)?;
+        let definitions = Device::definitions(Some(device.info().clone()));
+        let expected = self.result(&definitions, dtype, sizes)?;
+        Ok(Agreement::between(&actual, &expected, dtype))
+    }
+
+    /// What one run gives.
+    ///
+    /// # Errors
+    ///
+    /// Those of the op.
+    pub fn result(&self, device: &Device, dtype: DType, sizes: &Sizes) -> Result<Vec<f32>> {
+        (self.prepare)(&Inputs::new(device, dtype, sizes)).and_then(|run| run()?.to_vec())
+    }
+}
+
+impl Agreement {
+    /// How far a result, stored as `dtype`, is from its definition's.
+    pub fn between(actual: &[f32], expected: &[f32], dtype: DType) -> Self {
+        assert_eq!(actual.len(), expected.len(), "both are results of the same op");
         let largest = expected.iter().fold(0.0, |largest: f32, value| largest.max(value.abs()));
-        let difference = actual.iter().zip(&expected).map(|(actual, expected)| {
+        let difference = actual.iter().zip(expected).map(|(actual, expected)| {
             let difference = (actual - expected).abs();
             if difference.is_nan() { f32::INFINITY } else { difference }
         });
         let difference = difference.fold(0.0, f32::max);
         let tolerance = largest * (2.0 * dtype.rounding() + 1e-4);
-        Ok(Agreement { difference, largest, tolerance })
+        Agreement { difference, largest, tolerance }
     }
 }
 
