@@ -208,6 +208,11 @@ impl Device {
         self.inner.configurations.choices()
     }
 
+    /// By what the device is known to the tuning database.
+    pub fn key(&self) -> DeviceKey {
+        DeviceKey::of(self.info())
+    }
+
     /// The tuned configurations that are known.
     pub fn tuning(&self) -> &Database {
         self.inner.configurations.database()
@@ -417,7 +422,7 @@ impl Device {
             class: choice.class.sizes(),
             shape: Default::default(),
             source: source_hash(kernel, choice.dtype),
-            device: DeviceKey::of(self.info()),
+            device: self.key(),
             basis: Basis::Measured,
             configuration: tuned_values(kernel, best),
             seconds: Some(*seconds),

@@ -269,7 +269,8 @@ pub enum Nearness {
 impl Nearness {
     const ALL: [Self; 3] = [Self::Driver, Self::Device, Self::Architecture];
 
-    fn of(entry: &DeviceKey, device: &DeviceKey) -> Option<Self> {
+    /// How near a device is; `None` if it is of no use.
+    pub fn of(entry: &DeviceKey, device: &DeviceKey) -> Option<Self> {
         if entry == device {
             Some(Self::Driver)
         } else if entry.name == device.name && entry.architecture == device.architecture {
@@ -628,3 +629,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Every change is complete before anything can panic.
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,7 +32,7 @@ pub struct Arguments {
     json: bool,
 }
 
-fn size(text: &str) -> std::result::Result<(String, usize), String> {
+pub fn size(text: &str) -> std::result::Result<(String, usize), String> {
     let pair = text.split_once('=').and_then(|(name, value)| Some((name, value.parse().ok()?)));
     let (name, value) = pair.ok_or_else(|| format!("expected NAME=SIZE, got {text:?}"))?;
     Ok((name.trim().to_owned(), value))
