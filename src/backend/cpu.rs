@@ -255,6 +255,10 @@ impl Backend for Cpu {
         &self.info
     }
 
+    fn specialises(&self) -> bool {
+        false
+    }
+
     fn allocate(&self, bytes: u64) -> Result<Buffer> {
         match HostMemory::new(bytes) {
             Some(memory) => Ok(Buffer::new(bytes, memory)),

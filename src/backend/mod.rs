@@ -39,6 +39,11 @@ pub trait Backend: Send + Sync + Debug {
         true
     }
 
+    /// Whether a program is compiled for its parameters' values, so that others may be quicker.
+    fn specialises(&self) -> bool {
+        true
+    }
+
     /// Allocates `bytes` bytes, at least 1 and at most `info().max_allocation_bytes`. The contents
     /// are undefined.
     fn allocate(&self, bytes: u64) -> Result<Buffer>;

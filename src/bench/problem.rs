@@ -6,9 +6,10 @@ use super::{Case, Inputs, Sizes};
 use crate::backend::record::{Record, RecordedProblem};
 use crate::device::{Device, DeviceOptions};
 use crate::info::DeviceInfo;
+use crate::io::one_line;
 use crate::kernel::{Configuration, Kernel};
 use crate::profile::Work;
-use crate::tune::Class;
+use crate::tune::{Autotune, Class, Entry};
 use crate::{DType, Error, Result};
 
 /// A kernel at one class of sizes, and a run of its op that asks for just that.
@@ -97,6 +98,33 @@ impl Problem {
         Some(Self { launches, weight, ..problem })
     }
 
+    /// What an entry of the tuning database was measured for.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Argument`] if no op can be asked for just that; those of the op.
+    pub fn of_entry(entry: &Entry, info: &DeviceInfo) -> Result<Self> {
+        let none = || {
+            let (kernel, device) = (one_line(&entry.kernel), &info.name);
+            Error::argument("entry", format!("no op launches {kernel} for its class on {device}"))
+        };
+        let case = Case::find(&entry.kernel).ok_or_else(none)?;
+        let sizes = if entry.shape.is_empty() {
+            let class = entry.class.iter().map(|(name, &size)| (name.as_str(), size));
+            sizes_at(case, &class.collect::<Vec<_>>()).ok_or_else(none)?
+        } else {
+            let shape = entry.shape.iter().map(|(name, &size)| (name.clone(), size));
+            case.sizes(&shape.collect::<Vec<_>>())?
+        };
+        // A file may hold anything; no model comes near.
+        let product =
+            sizes.values().try_fold(1u64, |product, &size| product.checked_mul(size as u64));
+        product.filter(|product| *product <= 1 << 48).ok_or_else(none)?;
+        let mut problems = Self::of(case, entry.dtype.parse()?, &sizes, info)?;
+        problems.retain(|p| p.kernel.name == entry.kernel && p.class.sizes() == entry.class);
+        problems.into_iter().next().ok_or_else(none)
+    }
+
     fn new(case: &'static Case, sizes: Sizes, recorded: RecordedProblem) -> Self {
         let weight = weight(&recorded);
         let RecordedProblem { kernel, dtype, class, configuration, launches, flop, bytes } =
@@ -118,13 +146,15 @@ fn weight(recorded: &RecordedProblem) -> u64 {
 /// A dry run of the device that `info` describes, with all the memory that is asked for: which
 /// kernels a model launches does not depend on whether it fits.
 pub(super) fn dry(info: &DeviceInfo) -> Device {
-    let options = DeviceOptions { budget_bytes: Some(u64::MAX / 2), ..DeviceOptions::default() };
+    let budget_bytes = Some(u64::MAX / 2);
+    let autotune = Autotune::Off;
+    let options = DeviceOptions { budget_bytes, autotune, ..DeviceOptions::default() };
     Device::new(Arc::new(Record::new(info.clone())), &options).dry_run()
 }
 
 /// Sizes of an op that lead to a class of one of its kernels. What a class leaves open is the
 /// case's default; images are as square as may be.
-fn sizes_at(case: &Case, class: &[(&'static str, usize)]) -> Option<Sizes> {
+fn sizes_at(case: &Case, class: &[(&str, usize)]) -> Option<Sizes> {
     let mut sizes: Sizes = case.sizes.iter().copied().collect();
     let in_class = |wanted| class.iter().find(|(name, _)| *name == wanted).map(|&(_, size)| size);
     for &(name, size) in class {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::device::{Call, arguments};
+use crate::device::{Call, Tunable, arguments};
 use crate::info::DeviceInfo;
 use crate::ops::epilogue::is_output_bias;
 use crate::ops::tiles::{Tile, local_tiling, register_tiling};
@@ -160,39 +160,46 @@ pub fn conv2d(
         ]);
         let tiling = tile(x.device(), kernel, x.dtype(), &class);
         let moved = x.elements(&x_rows) + outputs * weights.inputs() + rows * outputs;
-        x.device().run(&Call {
-            kernel,
-            dtype: x.dtype(),
-            configuration: &tiling.configuration,
-            arguments: &arguments! {
-                x: &*x_band,
-                weights: weights.buffer(),
-                bias: output_bias.map(Tensor::buffer),
-                sample_bias: sample_bias_band.as_deref(),
-                residual: residual_band.as_deref(),
-                y: Output(y.output(&band)),
-                samples: band.samples.len() as u32,
-                height: window.rows.len() as u32,
-                width: width as u32,
-                channels: channels as u32,
-                out_height: band.rows.len() as u32,
-                out_width: out_width as u32,
-                outputs: outputs as u32,
-                kernel_height: params.kernel[0] as u32,
-                kernel_width: params.kernel[1] as u32,
-                stride: params.stride as u32,
-                top: window.top,
-                left: params.padding.left as i32,
-                read_height: window.read_height as u32,
-                read_width: params.read_size(problem.input)[1] as u32,
-                enlarge: u32::from(params.upsample),
-                activation: epilogue.activation as u32,
+        x.device().run_tuned(
+            &Call {
+                kernel,
+                dtype: x.dtype(),
+                configuration: &tiling.configuration,
+                arguments: &arguments! {
+                    x: &*x_band,
+                    weights: weights.buffer(),
+                    bias: output_bias.map(Tensor::buffer),
+                    sample_bias: sample_bias_band.as_deref(),
+                    residual: residual_band.as_deref(),
+                    y: Output(y.output(&band)),
+                    samples: band.samples.len() as u32,
+                    height: window.rows.len() as u32,
+                    width: width as u32,
+                    channels: channels as u32,
+                    out_height: band.rows.len() as u32,
+                    out_width: out_width as u32,
+                    outputs: outputs as u32,
+                    kernel_height: params.kernel[0] as u32,
+                    kernel_width: params.kernel[1] as u32,
+                    stride: params.stride as u32,
+                    top: window.top,
+                    left: params.padding.left as i32,
+                    read_height: window.read_height as u32,
+                    read_width: params.read_size(problem.input)[1] as u32,
+                    enlarge: u32::from(params.upsample),
+                    activation: epilogue.activation as u32,
+                },
+                groups: tiling.groups,
+                local: tiling.local,
+                flop: 2 * (rows * outputs) as u64 * weights.inputs() as u64,
+                bytes: (moved * x.dtype().size()) as u64,
             },
-            groups: tiling.groups,
-            local: tiling.local,
-            flop: 2 * (rows * outputs) as u64 * weights.inputs() as u64,
-            bytes: (moved * x.dtype().size()) as u64,
-        })?;
+            &Tunable {
+                class: &class,
+                output: x.dtype(),
+                grid: &|configuration| (tiling.grid)(&class, configuration),
+            },
+        )?;
     }
     Ok(y)
 }

@@ -3,18 +3,20 @@
 use std::sync::Arc;
 
 use crate::DType;
-use crate::device::Device;
+use crate::device::{Device, Grid};
 use crate::info::DeviceInfo;
 use crate::kernel::Configuration;
 use crate::ops::PANEL;
 use crate::tune::Class;
 
 /// A kernel's configuration, and the launch that it leads to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct Tiling {
     pub configuration: Arc<Configuration>,
     pub groups: [usize; 3],
     pub local: [usize; 3],
+    /// The launch that another configuration would lead to.
+    pub grid: fn(&Class, &Configuration) -> Grid,
 }
 
 /// How a kernel of one shape is launched for a product of so many rows and outputs, which are
@@ -31,10 +33,16 @@ pub(super) fn register_tiling(
     let (rows, outputs) = (class.0[0].1, class.0[1].1);
     let suggested = suggested_register_tiles(device.info(), rows, outputs);
     let configuration = device.configuration(kernel, dtype, class, &suggested);
+    let Grid { groups, local } = register_grid(class, &configuration);
+    Tiling { configuration, groups, local, grid: register_grid }
+}
+
+fn register_grid(class: &Class, configuration: &Configuration) -> Grid {
+    let (rows, outputs) = (class.0[0].1, class.0[1].1);
     let block_rows = configuration.size("TILES") * configuration.size("TILE_M");
     let block_outputs = configuration.size("PANELS") * PANEL;
     let groups = [rows.div_ceil(block_rows), outputs.div_ceil(block_outputs), 1];
-    Tiling { configuration, groups, local: [1, 1, 1] }
+    Grid { groups, local: [1, 1, 1] }
 }
 
 /// A tile is `TILE_M` rows by two vectors. It takes 24 of 32 registers where vectors have 16
@@ -67,13 +75,18 @@ pub(super) fn local_tiling(
     dtype: DType,
     class: &Class,
 ) -> Tiling {
-    let (rows, outputs) = (class.0[0].1, class.0[1].1);
     let configuration = device.configuration(kernel, dtype, class, &[]);
+    let Grid { groups, local } = local_grid(class, &configuration);
+    Tiling { configuration, groups, local, grid: local_grid }
+}
+
+fn local_grid(class: &Class, configuration: &Configuration) -> Grid {
+    let (rows, outputs) = (class.0[0].1, class.0[1].1);
     let (tile_rows, tile_outputs) = (configuration.size("TILE_M"), configuration.size("TILE_N"));
     let items =
         (tile_rows / configuration.size("ITEM_M")) * (tile_outputs / configuration.size("ITEM_N"));
     let groups = [rows.div_ceil(tile_rows), outputs.div_ceil(tile_outputs), 1];
-    Tiling { configuration, groups, local: [items, 1, 1] }
+    Grid { groups, local: [items, 1, 1] }
 }
 
 #[cfg(test)]

@@ -8,7 +8,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use ellesmere::Error;
 
+mod check;
 mod devices;
+mod explain;
 mod list;
 mod run;
 mod table;
@@ -23,8 +25,12 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Measure every pick of the tuning database again, and fail where one has become slow
+    Check(check::Arguments),
     /// List the devices of this machine, best first
     Devices(devices::Arguments),
+    /// Say which configuration a kernel gets for a problem, and why
+    Explain(explain::Arguments),
     /// List the kernels with their parameters
     List(list::Arguments),
     /// Run one kernel and compare it with its definition
@@ -38,7 +44,9 @@ enum Command {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
+        Command::Check(arguments) => check::run(&arguments),
         Command::Devices(arguments) => devices::run(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
         Command::Run(arguments) => run::run(&arguments),
         Command::Tune(arguments) => tune::run(&arguments),
