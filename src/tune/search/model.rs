@@ -49,7 +49,7 @@ impl Strategy for Model {
             let mean = sum / TREES as f64;
             mean - OPTIMISM * (squares / TREES as f64 - mean * mean).max(0.0).sqrt()
         };
-        let near = known.best().filter(|_| trials.len() % 2 == 0);
+        let near = known.best().filter(|_| trials.len().is_multiple_of(2));
         let mut left = near.map(|(best, _)| known.new_neighbours(best)).unwrap_or_default();
         if left.is_empty() {
             left.extend((0..known.space().len()).filter(|&candidate| !known.was_asked(candidate)));
