@@ -69,6 +69,9 @@
 //! | problem; algorithm | the sizes that decide speed; how it is computed |
 //! | parameter, value, space, constraint | an integer that a kernel is specialised by; what it may be; what must hold |
 //! | configuration, candidate | a value for each parameter; one that a tuner tries |
+//! | guard | a zone of a pattern beside a block, by which a write outside it is found |
+//! | stand-in | a source that is built instead of a kernel's own |
+//! | suite | the problems of a whole model |
 //! | knob; flag | an environment variable; a command-line option |
 //! | profile, record; trace | measured launches; the timeline file |
 //! | band | the part of a tensor that lies in one block of memory |

@@ -37,11 +37,16 @@ fn clbench(folder: &Path, arguments: &[&str]) -> Command {
 }
 
 /// Arguments for a small product by the misbehaving kernel.
-fn misbehaving<'a>(device: &'a str, output: &'a str, values: &[&'a str]) -> Vec<&'a str> {
+fn misbehaving<'a>(
+    device: &'a str,
+    output: &'a str,
+    timeout: &'a str,
+    values: &[&'a str],
+) -> Vec<&'a str> {
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/misbehaving_gemm.cl");
     let mut arguments = vec!["tune", "gemm_register", "--device", device, "--source", source];
     arguments.extend(["--shape", "rows=50,outputs=70,inputs=40", "--strategy", "exhaustive"]);
-    arguments.extend(["--timeout", TIMEOUT, "--budget", "none", "--output", output]);
+    arguments.extend(["--timeout", timeout, "--budget", "none", "--output", output]);
     for value in ["PANELS=1", "TILE_K=64"].iter().chain(values) {
         arguments.extend(["--values", value]);
     }
@@ -93,7 +98,8 @@ fn every_misbehaviour_ends_as_its_outcome_and_is_not_repeated() {
     let folder = TempDir::new().unwrap();
     let (first, second) = (path(&folder, "first.json"), path(&folder, "second.json"));
     let values = ["TILE_M=4,6,8,12,14", "TILES=8", "VECTOR=16"];
-    let output = clbench(folder.path(), &misbehaving(&device, &first, &values)).output().unwrap();
+    let output =
+        clbench(folder.path(), &misbehaving(&device, &first, TIMEOUT, &values)).output().unwrap();
     succeeded(&output);
     let expected = [
         (4, Outcome::Compile, "no tile of 4 rows"),
@@ -113,7 +119,7 @@ fn every_misbehaviour_ends_as_its_outcome_and_is_not_repeated() {
     assert!(summary.contains("TILE_M=12"), "the best is told: {summary}");
 
     // Everything is known: nothing is tried, and the same is recorded.
-    let mut arguments = misbehaving(&device, &second, &values);
+    let mut arguments = misbehaving(&device, &second, TIMEOUT, &values);
     arguments.push("--resume");
     let start = Instant::now();
     succeeded(&clbench(folder.path(), &arguments).output().unwrap());
@@ -123,7 +129,8 @@ fn every_misbehaviour_ends_as_its_outcome_and_is_not_repeated() {
     // Begun anew, what crashed or hung is still left alone.
     let third = path(&folder, "third.json");
     let values = ["TILE_M=6,14", "TILES=8", "VECTOR=16"];
-    let output = clbench(folder.path(), &misbehaving(&device, &third, &values)).output().unwrap();
+    let output =
+        clbench(folder.path(), &misbehaving(&device, &third, TIMEOUT, &values)).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "no candidate was right");
     let outcomes = self::outcomes(&third, "TILE_M");
     assert!(outcomes[&6].1.starts_with("not tried again: the worker"), "{outcomes:?}");
@@ -136,14 +143,17 @@ fn wrong_results_and_writes_before_an_input_are_found() {
     let folder = TempDir::new().unwrap();
     let file = path(&folder, "wrong.json");
     let values = ["TILE_M=12", "TILES=8,16", "VECTOR=16"];
-    succeeded(&clbench(folder.path(), &misbehaving(&device, &file, &values)).output().unwrap());
+    succeeded(
+        &clbench(folder.path(), &misbehaving(&device, &file, TIMEOUT, &values)).output().unwrap(),
+    );
     let outcomes = outcomes(&file, "TILES");
     assert_eq!(outcomes[&8].0, Outcome::Ok, "{outcomes:?}");
     assert_eq!(outcomes[&16].0, Outcome::Correctness);
     assert!(outcomes[&16].1.starts_with("off by 1.000e0 from the definition"), "{outcomes:?}");
 
     let values = ["TILE_M=12", "TILES=8", "VECTOR=4"];
-    let output = clbench(folder.path(), &misbehaving(&device, &file, &values)).output().unwrap();
+    let output =
+        clbench(folder.path(), &misbehaving(&device, &file, TIMEOUT, &values)).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "no candidate was right");
     let outcomes = self::outcomes(&file, "VECTOR");
     let (outcome, detail) = &outcomes[&4];
@@ -158,16 +168,7 @@ fn a_tuner_that_is_killed_leaves_no_worker_and_its_candidate_counts_as_tried() {
     let folder = TempDir::new().unwrap();
     let file = path(&folder, "killed.json");
     let values = ["TILE_M=12,14", "TILES=8", "VECTOR=16"];
-    let mut arguments = misbehaving(&device, &file, &values);
-    arguments.extend(["--timeout", "1h"]);
-    arguments.retain({
-        // The later of two.
-        let mut timeouts = 0;
-        move |argument| {
-            timeouts += usize::from(*argument == "--timeout" || *argument == TIMEOUT);
-            timeouts > 2 || (*argument != "--timeout" && *argument != TIMEOUT)
-        }
-    });
+    let mut arguments = misbehaving(&device, &file, "1h", &values);
     let mut tuner = clbench(folder.path(), &arguments)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -214,7 +215,7 @@ fn a_second_tuner_waits_and_a_damaged_journal_is_kept_aside() {
     let folder = TempDir::new().unwrap();
     let file = path(&folder, "a.json");
     let values = ["TILE_M=12", "TILES=8", "VECTOR=16"];
-    let mut arguments = misbehaving(&device, &file, &values);
+    let mut arguments = misbehaving(&device, &file, TIMEOUT, &values);
     succeeded(&clbench(folder.path(), &arguments).output().unwrap());
     let journal = journals(&folder, ".jsonl").remove(0);
     fs::write(&journal, "no journal\n").unwrap();
@@ -269,6 +270,8 @@ fn misuse_is_one_line() {
         clbench(folder.path(), &all)
     };
     let gemm = "gemm_register";
+    let missing = format!("{}:99", device.split(':').next().unwrap());
+    let no_device = format!("no device {missing}: there is ");
     let cases: &[(&[&str], i32, &[&str])] = &[
         (&[], 2, &["KERNEL"]),
         (&["gemma"], 2, &["expected one of", "gemm_local", "got \"gemma\""]),
@@ -292,7 +295,7 @@ fn misuse_is_one_line() {
         (&["group_norm", "--output", "a.json"], 2, &["takes one problem, got 3"]),
         (&[gemm, "--output", "none/a.json"], 1, &["there is no folder none"]),
         (&[gemm, "--device", "cpu"], 2, &["nothing to tune"]),
-        (&[gemm, "--device", "opencl:99"], 1, &["no device opencl:99"]),
+        (&[gemm, "--device", &missing], 1, &[&no_device]),
         (&["--replay", "none.json"], 1, &["none.json: no such file"]),
     ];
     for (arguments, status, words) in cases {
