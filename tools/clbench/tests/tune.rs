@@ -32,7 +32,7 @@ fn device() -> Option<String> {
 fn clbench(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_clbench"));
     command.args(arguments).env("ELLESMERE_CACHE_DIR", folder.join("cache"));
-    command.env_remove("ELLESMERE_DEVICE").stdin(Stdio::null());
+    command.env_remove("ELLESMERE_DEVICE").env_remove("ELLESMERE_TUNING").stdin(Stdio::null());
     command
 }
 
@@ -161,6 +161,33 @@ fn wrong_results_and_writes_before_an_input_are_found() {
     assert!(detail.contains("before the start of x, from 8 B before it on"), "{detail}");
 }
 
+/// Waits for something for a while.
+#[track_caller]
+fn wait(why: &str, done: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(120);
+    while !done() {
+        assert!(Instant::now() < end, "{why}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Starts a tuner whose second candidate never ends, and gives it once that runs.
+#[cfg(unix)]
+fn endless(folder: &TempDir, arguments: &[&str]) -> std::process::Child {
+    let mut command = clbench(folder.path(), arguments);
+    let tuner = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    wait("the endless candidate is started", || {
+        let journals = journals(folder, ".jsonl");
+        let text = journals.first().map(|path| fs::read_to_string(path).unwrap());
+        let text = text.unwrap_or_default();
+        let last = text.lines().last().unwrap_or_default();
+        last.starts_with("{\"Start\"") && last.contains("\"TILE_M\":14")
+    });
+    // Let it get into the loop.
+    std::thread::sleep(Duration::from_secs(1));
+    tuner
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_tuner_that_is_killed_leaves_no_worker_and_its_candidate_counts_as_tried() {
@@ -169,37 +196,15 @@ fn a_tuner_that_is_killed_leaves_no_worker_and_its_candidate_counts_as_tried() {
     let file = path(&folder, "killed.json");
     let values = ["TILE_M=12,14", "TILES=8", "VECTOR=16"];
     let mut arguments = misbehaving(&device, &file, "1h", &values);
-    let mut tuner = clbench(folder.path(), &arguments)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let wait = |why: &str, done: &dyn Fn() -> bool| {
-        let end = Instant::now() + Duration::from_secs(120);
-        while !done() {
-            assert!(Instant::now() < end, "{why}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    };
-    // The candidate that never ends is noted, and a worker runs it.
-    wait("the endless candidate is started", &|| {
-        let journals = journals(&folder, ".jsonl");
-        let text = journals.first().map(|path| fs::read_to_string(path).unwrap());
-        text.unwrap_or_default()
-            .lines()
-            .last()
-            .is_some_and(|line| line.starts_with("{\"Start\"") && line.contains("\"TILE_M\":14"))
-    });
+    let mut tuner = endless(&folder, &arguments);
     let id = tuner.id();
     let workers = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
     let workers: Vec<&str> = workers.split_whitespace().collect();
     assert_eq!(workers.len(), 1, "{workers:?}");
-    // Let it get into the loop.
-    std::thread::sleep(Duration::from_secs(1));
     tuner.kill().unwrap();
     tuner.wait().unwrap();
     let worker = PathBuf::from(format!("/proc/{}/exe", workers[0]));
-    wait("the worker ends by itself", &|| fs::read_link(&worker).is_err());
+    wait("the worker ends by itself", || fs::read_link(&worker).is_err());
 
     arguments.push("--resume");
     succeeded(&clbench(folder.path(), &arguments).output().unwrap());
@@ -207,6 +212,30 @@ fn a_tuner_that_is_killed_leaves_no_worker_and_its_candidate_counts_as_tried() {
     assert_eq!(outcomes[&12].0, Outcome::Ok);
     let expected = "the tuner or the machine ended while it ran";
     assert_eq!(outcomes[&14], (Outcome::Runtime, expected.to_owned()));
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_twice_ends_at_once_and_what_was_given_up_is_not_blamed() {
+    let Some(device) = device() else { return };
+    let folder = TempDir::new().unwrap();
+    let file = path(&folder, "stopped.json");
+    let values = ["TILE_M=12,14", "TILES=8", "VECTOR=16"];
+    let arguments = misbehaving(&device, &file, "1h", &values);
+    let tuner = endless(&folder, &arguments);
+    for _ in 0..2 {
+        let sent = Command::new("kill").args(["-INT", &tuner.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let output = tuner.wait_with_output().unwrap();
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{message}");
+    assert!(message.contains("stopping after this candidate"), "{message}");
+    assert!(message.contains("--resume goes on from here"), "{message}");
+    assert_eq!(outcomes(&file, "TILE_M").into_keys().collect::<Vec<_>>(), [12]);
+    let journal = fs::read_to_string(&journals(&folder, ".jsonl")[0]).unwrap();
+    assert!(journal.lines().last().unwrap().starts_with("{\"Abandoned\""), "{journal}");
 }
 
 #[test]
@@ -319,4 +348,20 @@ fn a_dry_run_lists_what_a_model_launches() {
     }
     assert!(text(&output.stderr).is_empty(), "{}", text(&output.stderr));
     assert!(!folder.path().join("cache").exists(), "nothing is written");
+}
+
+#[test]
+fn a_recorded_space_is_searched_without_a_device() {
+    let folder = TempDir::new().unwrap();
+    let recorded = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/recorded/gemm_register.json");
+    let arguments = ["tune", "--replay", recorded, "--strategy", "random"];
+    let output = clbench(folder.path(), &arguments).output().unwrap();
+    succeeded(&output);
+    let lines = text(&output.stdout);
+    assert!(lines.lines().skip(1).all(|line| line.starts_with("random ")), "{lines}");
+    let all = clbench(folder.path(), &arguments[..3]).output().unwrap();
+    assert!(text(&all.stdout).contains(&lines.lines().last().unwrap().to_owned()), "{all:?}");
+    for strategy in ["exhaustive", "anneal", "local", "model"] {
+        assert!(text(&all.stdout).contains(strategy), "{strategy}");
+    }
 }
