@@ -74,6 +74,9 @@
 //! | configuration, candidate | a value for each parameter; one that a tuner tries |
 //! | strategy; recording, replay | how a search goes on; what came of every candidate, and a search of that without a device |
 //! | entry; class | a configuration that the database holds; the sizes that it is for |
+//! | guard | a zone of a pattern beside a block, by which a write outside it is found |
+//! | stand-in | a source that is built instead of a kernel's own |
+//! | suite | the problems of a whole model |
 //! | knob; flag | an environment variable; a command-line option |
 //! | profile, record; trace | measured launches; the timeline file |
 //! | band | the part of a tensor that lies in one block of memory |

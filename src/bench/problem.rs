@@ -146,9 +146,12 @@ fn weight(recorded: &RecordedProblem) -> u64 {
 /// A dry run of the device that `info` describes, with all the memory that is asked for: which
 /// kernels a model launches does not depend on whether it fits.
 pub(super) fn dry(info: &DeviceInfo) -> Device {
-    let budget_bytes = Some(u64::MAX / 2);
-    let autotune = Autotune::Off;
-    let options = DeviceOptions { budget_bytes, autotune, ..DeviceOptions::default() };
+    let options = DeviceOptions {
+        budget_bytes: Some(u64::MAX / 2),
+        // Defaults are what is asked for.
+        autotune: Autotune::Off,
+        ..DeviceOptions::default()
+    };
     Device::new(Arc::new(Record::new(info.clone())), &options).dry_run()
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use ellesmere::bench::{CASES, Part, Problem, Suite};
 use ellesmere::hardware::{DeviceEntry, Wanted, detect};
 use ellesmere::io::{atomic, read_text};
-use ellesmere::tune::{Outcome, Recording, StrategyKind};
+use ellesmere::tune::{Database, Entry, Outcome, Recording, StrategyKind};
 use ellesmere::{DType, Error, Result, knob};
 
 use crate::table;
@@ -24,7 +24,7 @@ pub mod worker;
 
 use child::Runner;
 use journal::Folder;
-use problem::{End, Settings, Tuned};
+use problem::{End, Settings, Tried, Tuned};
 
 /// A kernel's file is not longer.
 const MOST_SOURCE_BYTES: u64 = 4 << 20;
@@ -161,7 +161,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
         atomic::check_writable(output)?;
     }
-    let folder = Folder::open(&folder()?)?;
+    let path = database_path()?;
+    let folder = Folder::open(&path.with_extension("d"))?;
+    let database = Database::open(&path);
+    database.notes().iter().for_each(|note| eprintln!("clbench: {note}"));
     stop::on_ctrl_c()?;
     let mut runner = Runner::new(timeout);
     let mut rows = Vec::new();
@@ -171,11 +174,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         let share = problem.weight.max(1) as f64 / weight_left as f64;
         let left = budget.map(|budget| budget.saturating_sub(begin.elapsed()));
         let own = left.map(|left| left.mul_f64(share));
-        let tuned = problem::tune(problem, space, &settings, &folder, &mut runner, own)?;
+        let tried = Tried { problem, space, database: &database, folder: &folder };
+        let tuned = problem::tune(tried, &settings, &mut runner, own)?;
         weight_left -= problem.weight.max(1);
         rows.push(row(problem, &tuned));
         failed |= tuned.recording.ranking().is_empty();
-        keep(arguments, &tuned, problem)?;
+        keep(arguments, &tuned, &database)?;
         if let Some(error) = tuned.failure {
             print(&rows);
             return Err(error);
@@ -193,11 +197,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Where journals and the blacklist are.
-fn folder() -> Result<PathBuf> {
-    let folder = knob::cache_dir()?;
-    folder.map(|folder| folder.join("tune")).ok_or_else(|| {
-        Error::argument("ELLESMERE_CACHE_DIR", "tuning needs a folder to remember in, got \"off\"")
+/// The user's tuned configurations; journals and the blacklist are in a folder beside them.
+fn database_path() -> Result<PathBuf> {
+    let path = knob::tuning(knob::cache_dir()?.as_deref())?;
+    path.ok_or_else(|| {
+        let detail = "tuning needs a file to remember in, got \"off\"; see ELLESMERE_TUNING";
+        Error::argument("tuned configurations", detail)
     })
 }
 
@@ -347,11 +352,31 @@ fn print(rows: &[[String; 8]]) {
 }
 
 /// Writes the recording, and the best candidate to the tuned configurations.
-fn keep(arguments: &Arguments, tuned: &Tuned, _problem: &Problem) -> Result<()> {
-    if let Some(output) = arguments.output.as_ref().filter(|_| !tuned.recording.trials.is_empty()) {
-        tuned.recording.write(output)?;
+fn keep(arguments: &Arguments, tuned: &Tuned, database: &Database) -> Result<()> {
+    let recording = &tuned.recording;
+    if let Some(output) = arguments.output.as_ref().filter(|_| !recording.trials.is_empty()) {
+        recording.write(output)?;
     }
-    Ok(())
+    // What stands in for a kernel is no part of it.
+    if arguments.source.is_some() {
+        return Ok(());
+    }
+    let Some(entry) = Entry::of_recording(recording)? else { return Ok(()) };
+    // A better one that was not among the candidates stays.
+    let better = |old: &Entry| {
+        let tried = recording.trials.iter().any(|trial| {
+            old.configuration
+                .iter()
+                .all(|(name, value)| trial.configuration.get(name) == Some(value))
+        });
+        let quicker = old.seconds.zip(entry.seconds).is_some_and(|(old, new)| old < new);
+        old.same_key(&entry) && old.source == entry.source && !tried && quicker
+    };
+    if database.entries().iter().any(|(_, old)| better(old)) {
+        eprintln!("clbench: {}: the one that is remembered is quicker and stays", entry.kernel);
+        return Ok(());
+    }
+    database.remember(entry)
 }
 
 /// How soon strategies find the best of a recorded space.

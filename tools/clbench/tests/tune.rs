@@ -32,16 +32,21 @@ fn device() -> Option<String> {
 fn clbench(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_clbench"));
     command.args(arguments).env("ELLESMERE_CACHE_DIR", folder.join("cache"));
-    command.env_remove("ELLESMERE_DEVICE").stdin(Stdio::null());
+    command.env_remove("ELLESMERE_DEVICE").env_remove("ELLESMERE_TUNING").stdin(Stdio::null());
     command
 }
 
 /// Arguments for a small product by the misbehaving kernel.
-fn misbehaving<'a>(device: &'a str, output: &'a str, values: &[&'a str]) -> Vec<&'a str> {
+fn misbehaving<'a>(
+    device: &'a str,
+    output: &'a str,
+    timeout: &'a str,
+    values: &[&'a str],
+) -> Vec<&'a str> {
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/misbehaving_gemm.cl");
     let mut arguments = vec!["tune", "gemm_register", "--device", device, "--source", source];
     arguments.extend(["--shape", "rows=50,outputs=70,inputs=40", "--strategy", "exhaustive"]);
-    arguments.extend(["--timeout", TIMEOUT, "--budget", "none", "--output", output]);
+    arguments.extend(["--timeout", timeout, "--budget", "none", "--output", output]);
     for value in ["PANELS=1", "TILE_K=64"].iter().chain(values) {
         arguments.extend(["--values", value]);
     }
@@ -93,7 +98,8 @@ fn every_misbehaviour_ends_as_its_outcome_and_is_not_repeated() {
     let folder = TempDir::new().unwrap();
     let (first, second) = (path(&folder, "first.json"), path(&folder, "second.json"));
     let values = ["TILE_M=4,6,8,12,14", "TILES=8", "VECTOR=16"];
-    let output = clbench(folder.path(), &misbehaving(&device, &first, &values)).output().unwrap();
+    let output =
+        clbench(folder.path(), &misbehaving(&device, &first, TIMEOUT, &values)).output().unwrap();
     succeeded(&output);
     let expected = [
         (4, Outcome::Compile, "no tile of 4 rows"),
@@ -113,7 +119,7 @@ fn every_misbehaviour_ends_as_its_outcome_and_is_not_repeated() {
     assert!(summary.contains("TILE_M=12"), "the best is told: {summary}");
 
     // Everything is known: nothing is tried, and the same is recorded.
-    let mut arguments = misbehaving(&device, &second, &values);
+    let mut arguments = misbehaving(&device, &second, TIMEOUT, &values);
     arguments.push("--resume");
     let start = Instant::now();
     succeeded(&clbench(folder.path(), &arguments).output().unwrap());
@@ -123,7 +129,8 @@ fn every_misbehaviour_ends_as_its_outcome_and_is_not_repeated() {
     // Begun anew, what crashed or hung is still left alone.
     let third = path(&folder, "third.json");
     let values = ["TILE_M=6,14", "TILES=8", "VECTOR=16"];
-    let output = clbench(folder.path(), &misbehaving(&device, &third, &values)).output().unwrap();
+    let output =
+        clbench(folder.path(), &misbehaving(&device, &third, TIMEOUT, &values)).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "no candidate was right");
     let outcomes = self::outcomes(&third, "TILE_M");
     assert!(outcomes[&6].1.starts_with("not tried again: the worker"), "{outcomes:?}");
@@ -136,19 +143,49 @@ fn wrong_results_and_writes_before_an_input_are_found() {
     let folder = TempDir::new().unwrap();
     let file = path(&folder, "wrong.json");
     let values = ["TILE_M=12", "TILES=8,16", "VECTOR=16"];
-    succeeded(&clbench(folder.path(), &misbehaving(&device, &file, &values)).output().unwrap());
+    succeeded(
+        &clbench(folder.path(), &misbehaving(&device, &file, TIMEOUT, &values)).output().unwrap(),
+    );
     let outcomes = outcomes(&file, "TILES");
     assert_eq!(outcomes[&8].0, Outcome::Ok, "{outcomes:?}");
     assert_eq!(outcomes[&16].0, Outcome::Correctness);
     assert!(outcomes[&16].1.starts_with("off by 1.000e0 from the definition"), "{outcomes:?}");
 
     let values = ["TILE_M=12", "TILES=8", "VECTOR=4"];
-    let output = clbench(folder.path(), &misbehaving(&device, &file, &values)).output().unwrap();
+    let output =
+        clbench(folder.path(), &misbehaving(&device, &file, TIMEOUT, &values)).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "no candidate was right");
     let outcomes = self::outcomes(&file, "VECTOR");
     let (outcome, detail) = &outcomes[&4];
     assert_eq!(*outcome, Outcome::Correctness);
     assert!(detail.contains("before the start of x, from 8 B before it on"), "{detail}");
+}
+
+/// Waits for something for a while.
+#[track_caller]
+fn wait(why: &str, done: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(120);
+    while !done() {
+        assert!(Instant::now() < end, "{why}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Starts a tuner whose second candidate never ends, and gives it once that runs.
+#[cfg(unix)]
+fn endless(folder: &TempDir, arguments: &[&str]) -> std::process::Child {
+    let mut command = clbench(folder.path(), arguments);
+    let tuner = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    wait("the endless candidate is started", || {
+        let journals = journals(folder, ".jsonl");
+        let text = journals.first().map(|path| fs::read_to_string(path).unwrap());
+        let text = text.unwrap_or_default();
+        let last = text.lines().last().unwrap_or_default();
+        last.starts_with("{\"Start\"") && last.contains("\"TILE_M\":14")
+    });
+    // Let it get into the loop.
+    std::thread::sleep(Duration::from_secs(1));
+    tuner
 }
 
 #[cfg(target_os = "linux")]
@@ -158,47 +195,16 @@ fn a_tuner_that_is_killed_leaves_no_worker_and_its_candidate_counts_as_tried() {
     let folder = TempDir::new().unwrap();
     let file = path(&folder, "killed.json");
     let values = ["TILE_M=12,14", "TILES=8", "VECTOR=16"];
-    let mut arguments = misbehaving(&device, &file, &values);
-    arguments.extend(["--timeout", "1h"]);
-    arguments.retain({
-        // The later of two.
-        let mut timeouts = 0;
-        move |argument| {
-            timeouts += usize::from(*argument == "--timeout" || *argument == TIMEOUT);
-            timeouts > 2 || (*argument != "--timeout" && *argument != TIMEOUT)
-        }
-    });
-    let mut tuner = clbench(folder.path(), &arguments)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let wait = |why: &str, done: &dyn Fn() -> bool| {
-        let end = Instant::now() + Duration::from_secs(120);
-        while !done() {
-            assert!(Instant::now() < end, "{why}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    };
-    // The candidate that never ends is noted, and a worker runs it.
-    wait("the endless candidate is started", &|| {
-        let journals = journals(&folder, ".jsonl");
-        let text = journals.first().map(|path| fs::read_to_string(path).unwrap());
-        text.unwrap_or_default()
-            .lines()
-            .last()
-            .is_some_and(|line| line.starts_with("{\"Start\"") && line.contains("\"TILE_M\":14"))
-    });
+    let mut arguments = misbehaving(&device, &file, "1h", &values);
+    let mut tuner = endless(&folder, &arguments);
     let id = tuner.id();
     let workers = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
     let workers: Vec<&str> = workers.split_whitespace().collect();
     assert_eq!(workers.len(), 1, "{workers:?}");
-    // Let it get into the loop.
-    std::thread::sleep(Duration::from_secs(1));
     tuner.kill().unwrap();
     tuner.wait().unwrap();
     let worker = PathBuf::from(format!("/proc/{}/exe", workers[0]));
-    wait("the worker ends by itself", &|| fs::read_link(&worker).is_err());
+    wait("the worker ends by itself", || fs::read_link(&worker).is_err());
 
     arguments.push("--resume");
     succeeded(&clbench(folder.path(), &arguments).output().unwrap());
@@ -208,13 +214,37 @@ fn a_tuner_that_is_killed_leaves_no_worker_and_its_candidate_counts_as_tried() {
     assert_eq!(outcomes[&14], (Outcome::Runtime, expected.to_owned()));
 }
 
+#[cfg(unix)]
+#[test]
+fn ctrl_c_twice_ends_at_once_and_what_was_given_up_is_not_blamed() {
+    let Some(device) = device() else { return };
+    let folder = TempDir::new().unwrap();
+    let file = path(&folder, "stopped.json");
+    let values = ["TILE_M=12,14", "TILES=8", "VECTOR=16"];
+    let arguments = misbehaving(&device, &file, "1h", &values);
+    let tuner = endless(&folder, &arguments);
+    for _ in 0..2 {
+        let sent = Command::new("kill").args(["-INT", &tuner.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let output = tuner.wait_with_output().unwrap();
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{message}");
+    assert!(message.contains("stopping after this candidate"), "{message}");
+    assert!(message.contains("--resume goes on from here"), "{message}");
+    assert_eq!(outcomes(&file, "TILE_M").into_keys().collect::<Vec<_>>(), [12]);
+    let journal = fs::read_to_string(&journals(&folder, ".jsonl")[0]).unwrap();
+    assert!(journal.lines().last().unwrap().starts_with("{\"Abandoned\""), "{journal}");
+}
+
 #[test]
 fn a_second_tuner_waits_and_a_damaged_journal_is_kept_aside() {
     let Some(device) = device() else { return };
     let folder = TempDir::new().unwrap();
     let file = path(&folder, "a.json");
     let values = ["TILE_M=12", "TILES=8", "VECTOR=16"];
-    let mut arguments = misbehaving(&device, &file, &values);
+    let mut arguments = misbehaving(&device, &file, TIMEOUT, &values);
     succeeded(&clbench(folder.path(), &arguments).output().unwrap());
     let journal = journals(&folder, ".jsonl").remove(0);
     fs::write(&journal, "no journal\n").unwrap();
@@ -269,6 +299,8 @@ fn misuse_is_one_line() {
         clbench(folder.path(), &all)
     };
     let gemm = "gemm_register";
+    let missing = format!("{}:99", device.split(':').next().unwrap());
+    let no_device = format!("no device {missing}: there is ");
     let cases: &[(&[&str], i32, &[&str])] = &[
         (&[], 2, &["KERNEL"]),
         (&["gemma"], 2, &["expected one of", "gemm_local", "got \"gemma\""]),
@@ -292,7 +324,7 @@ fn misuse_is_one_line() {
         (&["group_norm", "--output", "a.json"], 2, &["takes one problem, got 3"]),
         (&[gemm, "--output", "none/a.json"], 1, &["there is no folder none"]),
         (&[gemm, "--device", "cpu"], 2, &["nothing to tune"]),
-        (&[gemm, "--device", "opencl:99"], 1, &["no device opencl:99"]),
+        (&[gemm, "--device", &missing], 1, &[&no_device]),
         (&["--replay", "none.json"], 1, &["none.json: no such file"]),
     ];
     for (arguments, status, words) in cases {
@@ -316,4 +348,20 @@ fn a_dry_run_lists_what_a_model_launches() {
     }
     assert!(text(&output.stderr).is_empty(), "{}", text(&output.stderr));
     assert!(!folder.path().join("cache").exists(), "nothing is written");
+}
+
+#[test]
+fn a_recorded_space_is_searched_without_a_device() {
+    let folder = TempDir::new().unwrap();
+    let recorded = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/recorded/gemm_register.json");
+    let arguments = ["tune", "--replay", recorded, "--strategy", "random"];
+    let output = clbench(folder.path(), &arguments).output().unwrap();
+    succeeded(&output);
+    let lines = text(&output.stdout);
+    assert!(lines.lines().skip(1).all(|line| line.starts_with("random ")), "{lines}");
+    let all = clbench(folder.path(), &arguments[..3]).output().unwrap();
+    assert!(text(&all.stdout).contains(&lines.lines().last().unwrap().to_owned()), "{all:?}");
+    for strategy in ["exhaustive", "anneal", "local", "model"] {
+        assert!(text(&all.stdout).contains(strategy), "{strategy}");
+    }
 }

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use ellesmere::bench::Problem;
 use ellesmere::info::DeviceInfo;
 use ellesmere::kernel::{Configuration, Kernel};
-use ellesmere::tune::database::{self, DeviceKey};
+use ellesmere::tune::database::{self, DeviceKey, Query};
 use ellesmere::tune::record::About;
-use ellesmere::tune::{Outcome, Recording, Search, Space, StrategyKind};
+use ellesmere::tune::{Database, Outcome, Recording, Search, Space, StrategyKind};
 use ellesmere::{Error, Result};
 
 use super::child::{Ended, Runner};
@@ -34,6 +34,14 @@ pub struct Settings {
     pub source: Option<&'static str>,
     /// Parameters of which only these values are tried.
     pub values: Vec<(String, Vec<u32>)>,
+}
+
+/// A problem with what there is to try, and where it is remembered.
+pub struct Tried<'a> {
+    pub problem: &'a Problem,
+    pub space: &'a Space,
+    pub database: &'a Database,
+    pub folder: &'a Folder,
 }
 
 /// Why a problem's search ended.
@@ -99,10 +107,8 @@ pub fn space(problem: &Problem, settings: &Settings) -> Result<Space> {
 
 /// Tries candidates until `budget` is spent.
 pub fn tune(
-    problem: &Problem,
-    space: &Space,
+    Tried { problem, space, database, folder }: Tried,
     settings: &Settings,
-    folder: &Folder,
     runner: &mut Runner,
     budget: Option<Duration>,
 ) -> Result<Tuned> {
@@ -111,8 +117,16 @@ pub fn tune(
     if let Some(entry) = &in_flight {
         folder.ban(&about, entry)?;
     }
-    let start = space.find_configuration(&problem.default);
-    let search = Search::new(space, settings.strategy, settings.seed, start.as_slice());
+    let mut starts = Vec::from_iter(space.find_configuration(&problem.default));
+    let (known, _) = database.look_up(&Query {
+        kernel: problem.kernel,
+        dtype: problem.dtype,
+        class: &problem.class,
+        base: &problem.default,
+        info: &settings.info,
+    });
+    starts.extend(known.and_then(|(_, known)| space.find_configuration(&known)));
+    let search = Search::new(space, settings.strategy, settings.seed, &starts);
     let entries = Vec::new();
     let mut tuning =
         Tuning { settings, problem, folder, about, space, search, journal, entries, tried: 0 };

@@ -3,14 +3,16 @@
 //! It ends when its stdin is closed: when the tuner is done with it, or is no more.
 
 use std::io::{BufRead as _, Write as _};
+use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 use std::sync::mpsc;
 use std::thread;
 
 use ellesmere::Result;
+use ellesmere::tune::Outcome;
 
-use super::measure::Bench;
-use super::protocol::{Answer, Request};
+use super::measure::{Bench, one_line};
+use super::protocol::{Answer, Candidate, Report, Request};
 
 pub fn run() -> Result<ExitCode> {
     let requests = read_requests();
@@ -30,13 +32,24 @@ pub fn run() -> Result<ExitCode> {
                 }
             }
             Request::Try(candidate) => match &bench {
-                Some(bench) => Answer::Done(bench.measure(&candidate, &|| answer(&Answer::Step))),
+                Some(bench) => Answer::Done(measure(bench, &candidate)),
                 None => Answer::Failed("no problem was prepared".to_owned()),
             },
         };
         self::answer(&answer);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A candidate whose launch is refused by a panic, such as a stand-in of other arguments, is one
+/// that failed.
+fn measure(bench: &Bench, candidate: &Candidate) -> Report {
+    let measure = || bench.measure(candidate, &|| answer(&Answer::Step));
+    std::panic::catch_unwind(AssertUnwindSafe(measure)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
+        Report::failed(Outcome::Runtime, one_line(text))
+    })
 }
 
 /// Reads on while a candidate runs, so that the end of the tuner is the end of a candidate that
