@@ -12,7 +12,7 @@ use ellesmere::backend::{
 };
 use ellesmere::hardware::{DeviceEntry, detect};
 use ellesmere::info::DeviceInfo;
-use ellesmere::tune::{Autotune, Choice};
+use ellesmere::tune::{Autotune, Choice, Recording, StrategyKind, replay};
 use ellesmere::{DType, Device, DeviceOptions, Error, Result, Tensor, ops};
 
 /// The CPU behind a compiler that is not there: the value of `WG_SIZE` decides how long a launch
@@ -292,5 +292,25 @@ fn a_real_device_tunes_a_product_and_another_uses_what_it_remembered() {
         let second = open(Autotune::Cached);
         close(run(&second));
         assert_eq!(second.choices().pop().unwrap().configuration, chosen.configuration);
+    }
+}
+
+#[test]
+fn the_default_strategy_reaches_95_percent_in_5_percent_of_recorded_spaces() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recorded");
+    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let files: Vec<_> =
+        files.filter(|path| path.extension().is_some_and(|e| e == "json")).collect();
+    assert!(!files.is_empty());
+    for path in files {
+        let recording = Recording::read(&path).unwrap();
+        let at_5_percent = |strategy| {
+            let replay = replay(&recording, strategy, 20).unwrap();
+            replay.reached.into_iter().find(|at| at.percent == 5).unwrap()
+        };
+        let [default, drawn] = [StrategyKind::default(), StrategyKind::Random].map(at_5_percent);
+        let path = path.display();
+        assert!(default.mean >= 0.97 && default.least >= 0.9, "{path}: {default:?}");
+        assert!(default.mean > drawn.mean, "{path}: {default:?}, drawn {drawn:?}");
     }
 }

@@ -221,8 +221,8 @@ impl<'a> Outputs<'a> {
     }
 
     fn restore(&self, backend: &dyn Backend) -> Result<()> {
-        let pairs = self.buffers.iter().zip(&self.saved);
-        pairs.map(|(buffer, saved)| backend.write(buffer, 0, saved)).collect()
+        let mut pairs = self.buffers.iter().zip(&self.saved);
+        pairs.try_for_each(|(buffer, saved)| backend.write(buffer, 0, saved))
     }
 }
 

@@ -191,7 +191,7 @@ fn a_damaged_file_is_kept_aside_and_said() {
         assert_eq!(notes.len(), 1, "{notes:?}");
         assert!(notes[0].contains(": damaged, kept aside as ") && notes[0].lines().count() == 1);
         let kept =
-            beside(&path, &["corrupt", "corrupt2", "corrupt3", "corrupt4", "corrupt5"][number]);
+            beside(&path, ["corrupt", "corrupt2", "corrupt3", "corrupt4", "corrupt5"][number]);
         assert_eq!(fs::read(kept).unwrap(), bytes);
         assert!(!path.exists());
         // It goes on without.

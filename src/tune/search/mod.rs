@@ -133,8 +133,8 @@ impl<'a> Known<'a> {
     /// A drawn candidate that was not asked for yet; there is one.
     fn draw(&self, random: &mut Random) -> usize {
         let nth = random.below(self.left);
-        let left = (0..self.asked.len()).filter(|&candidate| !self.asked[candidate]);
-        left.skip(nth).next().expect("a candidate is left")
+        let mut left = (0..self.asked.len()).filter(|&candidate| !self.asked[candidate]);
+        left.nth(nth).expect("a candidate is left")
     }
 
     fn mark(&mut self, candidate: usize) {

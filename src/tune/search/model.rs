@@ -2,16 +2,17 @@
 //!
 //! Each tree splits the space by one parameter at a time, at drawn places, where that parts slow
 //! from quick; its leaves hold the mean of the logarithms of the times. The forest's mean less its
-//! trees' disagreement is how quick a candidate may well be: the least one is asked for.
+//! trees' disagreement is how quick a candidate may well be: the least one is asked for, in turns of
+//! all candidates and of the neighbours of the best.
 
 use super::{Known, Random, Strategy};
 
 /// Trees of a forest: their mean and spread change little with more.
 const TREES: usize = 48;
 /// Drawn candidates after the starts, before the forest has anything to say.
-const DRAWN: usize = 5;
+const DRAWN: usize = 3;
 /// How many deviations of the trees below the mean a candidate is taken to be.
-const OPTIMISM: f64 = 1.0;
+const OPTIMISM: f64 = 0.5;
 /// A candidate that failed counts as so many times slower than the slowest.
 const FAILED: f64 = 2.0;
 
@@ -48,8 +49,12 @@ impl Strategy for Model {
             let mean = sum / TREES as f64;
             mean - OPTIMISM * (squares / TREES as f64 - mean * mean).max(0.0).sqrt()
         };
-        let left = (0..known.space().len()).filter(|&candidate| !known.was_asked(candidate));
-        let promises = left.map(|candidate| (candidate, promise(candidate)));
+        let near = known.best().filter(|_| trials.len().is_multiple_of(2));
+        let mut left = near.map(|(best, _)| known.new_neighbours(best)).unwrap_or_default();
+        if left.is_empty() {
+            left.extend((0..known.space().len()).filter(|&candidate| !known.was_asked(candidate)));
+        }
+        let promises = left.into_iter().map(|candidate| (candidate, promise(candidate)));
         promises.min_by(|a, b| a.1.total_cmp(&b.1)).expect("a candidate is left").0
     }
 }
