@@ -67,6 +67,15 @@ pub enum Error {
         /// The compiler's log.
         log: String,
     },
+    /// A kernel wrote outside its buffers: found where memory is guarded, see
+    /// [`DeviceOptions::guards`](crate::DeviceOptions::guards).
+    #[error("{kernel} wrote outside its buffers: {detail}")]
+    Guard {
+        /// The kernel.
+        kernel: String,
+        /// Which buffer, and how far outside.
+        detail: String,
+    },
     /// A driver call failed.
     #[error("{call} failed: {detail}")]
     Device {

@@ -1,10 +1,10 @@
 //! Environment variables: the only place that reads them.
 //!
 //! [`KNOBS`] lists them all. Programs read [`device`] for the default of their `--device` flag;
-//! the library itself reads [`cache_dir`] when a device is opened, and nothing else.
+//! the library itself reads [`cache_dir`] and [`tuning`] when a device is opened, and nothing else.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
@@ -24,6 +24,7 @@ pub struct Knob {
 const CACHE_DIR: &str = "ELLESMERE_CACHE_DIR";
 const DEVICE: &str = "ELLESMERE_DEVICE";
 const REQUIRE_DEVICES: &str = "ELLESMERE_REQUIRE_DEVICES";
+const TUNING: &str = "ELLESMERE_TUNING";
 
 /// Every knob, in alphabetical order.
 pub const KNOBS: &[Knob] = &[
@@ -46,6 +47,12 @@ pub const KNOBS: &[Knob] = &[
         help: "devices without which the tests fail; each is a part of a backend's, platform's or \
                device's name",
     },
+    Knob {
+        name: TUNING,
+        kind: "an absolute path of a file, or `off`",
+        default: "`tuning.json` beside the compiled kernels",
+        help: "where tuned configurations are kept",
+    },
 ];
 
 /// Where compiled kernels are kept; `None` for nowhere.
@@ -55,6 +62,16 @@ pub const KNOBS: &[Knob] = &[
 /// [`Error::Argument`] if `ELLESMERE_CACHE_DIR` is neither an absolute path nor `off`.
 pub fn cache_dir() -> Result<Option<PathBuf>> {
     parse_cache_dir(std::env::var_os(CACHE_DIR))
+}
+
+/// The user's file of tuned configurations, given where compiled kernels are kept; `None` for
+/// nowhere.
+///
+/// # Errors
+///
+/// [`Error::Argument`] if `ELLESMERE_TUNING` is neither an absolute path nor `off`.
+pub fn tuning(cache_dir: Option<&Path>) -> Result<Option<PathBuf>> {
+    parse_path(TUNING, std::env::var_os(TUNING), cache_dir.map(|folder| folder.join("tuning.json")))
 }
 
 /// The device that a program is to use where no flag says.
@@ -76,14 +93,22 @@ pub fn require_devices() -> Result<Vec<String>> {
 }
 
 fn parse_cache_dir(value: Option<OsString>) -> Result<Option<PathBuf>> {
+    parse_path(CACHE_DIR, value, dirs::cache_dir().map(|folder| folder.join("ellesmere")))
+}
+
+fn parse_path(
+    name: &str,
+    value: Option<OsString>,
+    default: Option<PathBuf>,
+) -> Result<Option<PathBuf>> {
     match value {
-        None => Ok(dirs::cache_dir().map(|folder| folder.join("ellesmere"))),
+        None => Ok(default),
         Some(value) if value == "off" => Ok(None),
         Some(value) => {
             let path = PathBuf::from(value);
             if !path.is_absolute() {
                 let detail = format!("expected an absolute path or \"off\", got {path:?}");
-                return Err(Error::argument(CACHE_DIR, detail));
+                return Err(Error::argument(name, detail));
             }
             Ok(Some(path))
         }

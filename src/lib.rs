@@ -53,6 +53,9 @@
 //!   what arrived. A device's own failure leaves existing tensors valid: the next call works.
 //! - Every byte on a device comes from its [`memory::MemoryManager`]. A **dry run** takes the same
 //!   decisions as the real one, so its peak is the real peak to the byte.
+//! - A **configuration** changes how long a kernel takes, not what it computes. It comes from what is
+//!   forced, the user's file, shipped files, the op, in this order ([`tune`]); what does not fit the
+//!   kernel as it is answers nothing, and is said.
 //! - The **same seed** is the same picture on every device, to rounding: noise is drawn on the
 //!   host, sums have a fixed order, nothing is added atomically.
 //! - No global device and no global settings; every public type is `Send + Sync`.
@@ -70,6 +73,11 @@
 //! | problem; algorithm | the sizes that decide speed; how it is computed |
 //! | parameter, value, space, constraint | an integer that a kernel is specialised by; what it may be; what must hold |
 //! | configuration, candidate | a value for each parameter; one that a tuner tries |
+//! | strategy; recording, replay | how a search goes on; what came of every candidate, and a search of that without a device |
+//! | entry; class | a configuration that the database holds; the sizes that it is for |
+//! | guard | a zone of a pattern beside a block, by which a write outside it is found |
+//! | stand-in | a source that is built instead of a kernel's own |
+//! | suite | the problems of a whole model |
 //! | knob; flag | an environment variable; a command-line option |
 //! | preset; peak | what the data sheet of known hardware says; what was measured at most |
 //! | profile, record; trace | measured launches; the timeline file |

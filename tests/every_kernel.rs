@@ -33,6 +33,10 @@ impl Backend for Claiming {
         self.inner.allocate(bytes)
     }
 
+    fn part(&self, whole: &Arc<Buffer>, offset: u64, bytes: u64) -> Result<Buffer> {
+        self.inner.part(whole, offset, bytes)
+    }
+
     fn write(&self, target: &Buffer, offset: u64, data: &[u8]) -> Result<()> {
         self.inner.write(target, offset, data)
     }

@@ -82,6 +82,10 @@ impl Backend for Failing {
         self.cpu.allocate(bytes)
     }
 
+    fn part(&self, whole: &Arc<Buffer>, offset: u64, bytes: u64) -> Result<Buffer> {
+        self.cpu.part(whole, offset, bytes)
+    }
+
     fn write(&self, target: &Buffer, offset: u64, data: &[u8]) -> Result<()> {
         self.pass(Call::Write)?;
         self.cpu.write(target, offset, data)

@@ -7,7 +7,7 @@
 use std::alloc::{self, Layout};
 use std::fmt;
 use std::ptr::NonNull;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use sysinfo::System;
@@ -230,7 +230,8 @@ const ALIGNMENT: usize = 64;
 struct HostMemory {
     /// What the allocator gave: zeroed, and not touched before somebody uses it.
     start: NonNull<u8>,
-    layout: Layout,
+    /// What to give back to the allocator; `None` for a part, whose whole does it.
+    layout: Option<Layout>,
 }
 
 // SAFETY: the bytes are reached only under `Cpu::turn`, or by the one launch that holds it.
@@ -247,7 +248,15 @@ impl HostMemory {
         let layout = Layout::from_size_align(size, 1).ok()?;
         // SAFETY: the size is not zero.
         let start = NonNull::new(unsafe { alloc::alloc_zeroed(layout) })?;
-        Some(Self { start, layout })
+        Some(Self { start, layout: Some(layout) })
+    }
+
+    /// The same memory from `offset` on, a multiple of the alignment.
+    fn part(&self, offset: usize) -> Self {
+        // SAFETY: `Backend::part` puts the offset inside the allocation.
+        let start = unsafe { self.as_ptr().add(offset) };
+        let start = NonNull::new(start).expect("a part of an allocation has an address");
+        Self { start, layout: None }
     }
 
     /// The first aligned byte; as many follow as were asked for, rounded up to the alignment.
@@ -259,8 +268,10 @@ impl HostMemory {
 
 impl Drop for HostMemory {
     fn drop(&mut self) {
-        // SAFETY: `new` has allocated it with this layout.
-        unsafe { alloc::dealloc(self.start.as_ptr(), self.layout) };
+        if let Some(layout) = self.layout {
+            // SAFETY: `new` has allocated it with this layout.
+            unsafe { alloc::dealloc(self.start.as_ptr(), layout) };
+        }
     }
 }
 
@@ -290,6 +301,10 @@ impl Backend for Cpu {
         &self.info
     }
 
+    fn specialises(&self) -> bool {
+        false
+    }
+
     fn allocate(&self, bytes: u64) -> Result<Buffer> {
         match HostMemory::new(bytes) {
             Some(memory) => Ok(Buffer::new(bytes, memory)),
@@ -297,6 +312,13 @@ impl Backend for Cpu {
                 Err(Error::OutOfMemory { requested_bytes: bytes, held_bytes: 0, budget_bytes: 0 })
             }
         }
+    }
+
+    fn part(&self, whole: &Arc<Buffer>, offset: u64, bytes: u64) -> Result<Buffer> {
+        let memory: &HostMemory = whole.handle();
+        assert!(offset + bytes <= whole.bytes(), "a part lies inside its buffer");
+        let part = memory.part(offset as usize);
+        Ok(Buffer::new_part(whole, offset, bytes, part))
     }
 
     fn write(&self, target: &Buffer, offset: u64, data: &[u8]) -> Result<()> {

@@ -18,6 +18,7 @@
 
 use std::any::Any;
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::info::DeviceInfo;
@@ -38,9 +39,18 @@ pub trait Backend: Send + Sync + Debug {
         true
     }
 
+    /// Whether a program is compiled for its parameters' values, so that others may be quicker.
+    fn specialises(&self) -> bool {
+        true
+    }
+
     /// Allocates `bytes` bytes, at least 1 and at most `info().max_allocation_bytes`. The contents
     /// are undefined.
     fn allocate(&self, bytes: u64) -> Result<Buffer>;
+
+    /// A buffer that is `bytes` bytes of another one from `offset` on, a multiple of
+    /// [`PART_ALIGNMENT`]. It keeps the other alive; both see what is written to either.
+    fn part(&self, whole: &Arc<Buffer>, offset: u64, bytes: u64) -> Result<Buffer>;
 
     /// Copies from the host into `target`, from `offset` on. `data` may change once this returns.
     fn write(&self, target: &Buffer, offset: u64, data: &[u8]) -> Result<()>;
@@ -73,17 +83,39 @@ pub trait Backend: Send + Sync + Debug {
     fn finish(&self) -> Result<()>;
 }
 
+/// Where a part of a buffer may start: a multiple of every driver's alignment.
+pub const PART_ALIGNMENT: u64 = 4096;
+
 /// Memory on a device, released when dropped.
 #[derive(Debug)]
 pub struct Buffer {
     bytes: u64,
+    // Dropped in this order.
     handle: Box<dyn Any + Send + Sync>,
+    /// What it is a part of, and where it starts there.
+    part_of: Option<(Arc<Buffer>, u64)>,
 }
 
 impl Buffer {
     /// Wraps a backend's own handle, which releases the memory when dropped.
     pub fn new(bytes: u64, handle: impl Any + Send + Sync) -> Self {
-        Self { bytes, handle: Box::new(handle) }
+        Self { bytes, part_of: None, handle: Box::new(handle) }
+    }
+
+    /// Wraps a backend's own handle of a part of `whole`, from `offset` on.
+    pub fn new_part(
+        whole: &Arc<Buffer>,
+        offset: u64,
+        bytes: u64,
+        handle: impl Any + Send + Sync,
+    ) -> Self {
+        let part_of = Some((Arc::clone(whole), offset));
+        Self { bytes, part_of, handle: Box::new(handle) }
+    }
+
+    /// What this is a part of, and from which byte on.
+    pub fn part_of(&self) -> Option<(&Arc<Buffer>, u64)> {
+        self.part_of.as_ref().map(|(whole, offset)| (whole, *offset))
     }
 
     /// The size in bytes.

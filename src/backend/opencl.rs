@@ -5,8 +5,8 @@
 
 use std::ffi::{CString, c_void};
 use std::ptr;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use cl3::command_queue::{
     CL_QUEUE_PROFILING_ENABLE, create_command_queue, enqueue_copy_buffer,
@@ -16,9 +16,9 @@ use cl3::command_queue::{
 use cl3::device::{CL_DEVICE_PROFILING_TIMER_RESOLUTION, get_device_info};
 use cl3::error_codes::{CL_MEM_OBJECT_ALLOCATION_FAILURE, CL_OUT_OF_HOST_MEMORY};
 use cl3::kernel::{CL_KERNEL_ARG_NAME, CL_KERNEL_NUM_ARGS};
-use cl3::memory::CL_MEM_READ_WRITE;
+use cl3::memory::{CL_BUFFER_CREATE_TYPE_REGION, CL_MEM_READ_WRITE};
 use cl3::program::{CL_PROGRAM_BINARIES, CL_PROGRAM_BUILD_LOG};
-use cl3::types::{CL_TRUE, cl_mem};
+use cl3::types::{CL_TRUE, cl_buffer_region, cl_mem};
 
 use super::{Argument, Backend, Buffer, CopyRegion, Launch, Program, ProgramSource, Timer, Value};
 use crate::info::DeviceInfo;
@@ -202,6 +202,22 @@ impl Backend for OpenCl {
             Ok(memory) => Ok(Buffer::new(bytes, Memory::new(memory))),
             Err(code) => Err(failed_with_memory("clCreateBuffer", code, bytes)),
         }
+    }
+
+    fn part(&self, whole: &Arc<Buffer>, offset: u64, bytes: u64) -> Result<Buffer> {
+        check_range(whole, offset, bytes);
+        let region = cl_buffer_region { origin: offset as usize, size: bytes as usize };
+        // SAFETY: the region lies inside the buffer, and the call only reads it.
+        let memory = unsafe {
+            cl3::memory::create_sub_buffer(
+                memory(whole),
+                CL_MEM_READ_WRITE,
+                CL_BUFFER_CREATE_TYPE_REGION,
+                (&raw const region).cast(),
+            )
+        };
+        let memory = memory.map_err(|code| failed("clCreateSubBuffer", code))?;
+        Ok(Buffer::new_part(whole, offset, bytes, Memory::new(memory)))
     }
 
     fn write(&self, target: &Buffer, offset: u64, data: &[u8]) -> Result<()> {

@@ -3,12 +3,12 @@
 //! A model run on [`Record`] takes the same decisions as on the device whose [`DeviceInfo`] it was
 //! given, so its peak, launches and bytes are those of the real run. Reads give zeros.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::{Backend, Buffer, CopyRegion, Launch, Program, ProgramSource, Timer};
-use crate::Result;
 use crate::info::DeviceInfo;
+use crate::{DType, Result};
 
 /// What a dry run saw.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +25,27 @@ pub struct Recorded {
     pub copied_bytes: u64,
     /// The largest single allocation.
     pub largest_allocation_bytes: u64,
+    /// The problems that kernels were launched for, in the order in which they were chosen last.
+    pub problems: Vec<RecordedProblem>,
+}
+
+/// What a kernel was launched for: the same kernel, element type and class of sizes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordedProblem {
+    /// The kernel's name.
+    pub kernel: &'static str,
+    /// What `REAL` is.
+    pub dtype: DType,
+    /// The sizes by which the kernel's configuration was chosen, with their names.
+    pub class: Vec<(&'static str, usize)>,
+    /// What the kernel was specialised by.
+    pub configuration: Vec<(&'static str, u32)>,
+    /// Launches.
+    pub launches: u64,
+    /// Floating-point operations of all of them, two for a multiply-add.
+    pub flop: u64,
+    /// Bytes that all of them must at least read and write.
+    pub bytes: u64,
 }
 
 /// See the [module](self).
@@ -49,6 +70,30 @@ impl Record {
     /// What the programs that were seen so far are compiled from, in the order of their first use.
     pub fn sources(&self) -> Vec<ProgramSource> {
         self.sources.lock().expect("keeping a source does not panic").clone()
+    }
+
+    /// Notes that the kernel of `problem` is now to be launched for its class: the launches of
+    /// that kernel and type that follow are counted there.
+    pub(crate) fn chosen(&self, problem: RecordedProblem) {
+        let problems = &mut self.counters().problems;
+        let same = |known: &RecordedProblem| {
+            (known.kernel, known.dtype, &known.class)
+                == (problem.kernel, problem.dtype, &problem.class)
+        };
+        // The one that was chosen last is the last of its kernel: see `worked`.
+        let known = problems.iter().position(same).map(|index| problems.remove(index));
+        problems.push(known.unwrap_or(problem));
+    }
+
+    /// Notes the work of a launch, for the problem that was chosen last for its kernel.
+    pub(crate) fn worked(&self, kernel: &str, dtype: DType, flop: u64, bytes: u64) {
+        let problems = &mut self.counters().problems;
+        let latest = |known: &&mut RecordedProblem| (known.kernel, known.dtype) == (kernel, dtype);
+        if let Some(problem) = problems.iter_mut().rev().find(latest) {
+            problem.launches += 1;
+            problem.flop += flop;
+            problem.bytes += bytes;
+        }
     }
 
     fn counters(&self) -> std::sync::MutexGuard<'_, Recorded> {
@@ -77,6 +122,10 @@ impl Backend for Record {
         let mut recorded = self.counters();
         recorded.largest_allocation_bytes = recorded.largest_allocation_bytes.max(bytes);
         Ok(Buffer::new(bytes, ()))
+    }
+
+    fn part(&self, whole: &Arc<Buffer>, offset: u64, bytes: u64) -> Result<Buffer> {
+        Ok(Buffer::new_part(whole, offset, bytes, ()))
     }
 
     fn write(&self, _target: &Buffer, _offset: u64, data: &[u8]) -> Result<()> {

@@ -29,14 +29,18 @@ mod inputs;
 mod layer_norm;
 pub mod peak;
 mod peak_cases;
+mod problem;
 pub mod roofline;
+mod suite;
 mod timestep_embedding;
 mod token_embedding;
 mod winograd;
 
 pub use inputs::{Inputs, Sizes};
 pub use peak::{Peak, Peaks};
+pub use problem::Problem;
 use roofline::Bound;
+pub use suite::{Part, Suite};
 
 /// An op that can be run by itself.
 #[derive(Debug)]
@@ -153,6 +157,19 @@ impl Case {
         CASES.iter().find(|case| case.op == name || case.kernels.contains(&name))
     }
 
+    /// As [`Case::find`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Argument`] with the names that there are.
+    pub fn known(name: &str) -> Result<&'static Case> {
+        Self::find(name).ok_or_else(|| {
+            let names: Vec<&str> = CASES.iter().flat_map(|case| case.kernels).copied().collect();
+            let detail = format!("expected one of {}, got {name:?}", names.join(", "));
+            Error::argument("kernel", detail)
+        })
+    }
+
     /// The defaults with `given` in their place.
     ///
     /// # Errors
@@ -237,19 +254,34 @@ impl Case {
     ///
     /// Those of the op.
     pub fn agreement(&self, device: &Device, dtype: DType, sizes: &Sizes) -> Result<Agreement> {
-        let result = |device: &Device| {
-            (self.prepare)(&Inputs::new(device, dtype, sizes)).and_then(|run| run()?.to_vec())
-        };
-        let actual = result(device)?;
-        let expected = result(&Device::definitions(Some(device.info().clone())))?;
+        let actual = self.result(device, dtype, sizes)?;
+        let definitions = Device::definitions(Some(device.info().clone()));
+        let expected = self.result(&definitions, dtype, sizes)?;
+        Ok(Agreement::between(&actual, &expected, dtype))
+    }
+
+    /// What one run gives.
+    ///
+    /// # Errors
+    ///
+    /// Those of the op.
+    pub fn result(&self, device: &Device, dtype: DType, sizes: &Sizes) -> Result<Vec<f32>> {
+        (self.prepare)(&Inputs::new(device, dtype, sizes)).and_then(|run| run()?.to_vec())
+    }
+}
+
+impl Agreement {
+    /// How far a result, stored as `dtype`, is from its definition's.
+    pub fn between(actual: &[f32], expected: &[f32], dtype: DType) -> Self {
+        assert_eq!(actual.len(), expected.len(), "both are results of the same op");
         let largest = expected.iter().fold(0.0, |largest: f32, value| largest.max(value.abs()));
-        let difference = actual.iter().zip(&expected).map(|(actual, expected)| {
+        let difference = actual.iter().zip(expected).map(|(actual, expected)| {
             let difference = (actual - expected).abs();
             if difference.is_nan() { f32::INFINITY } else { difference }
         });
         let difference = difference.fold(0.0, f32::max);
         let tolerance = largest * (2.0 * dtype.rounding() + 1e-4);
-        Ok(Agreement { difference, largest, tolerance })
+        Agreement { difference, largest, tolerance }
     }
 }
 

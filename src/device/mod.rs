@@ -3,17 +3,21 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::backend::cpu::Cpu;
-use crate::backend::record::{Record, Recorded};
-use crate::backend::{Argument, Backend, Launch, ProgramSource};
+use crate::backend::record::{Record, Recorded, RecordedProblem};
+use crate::backend::{Argument, Backend, Launch, Program, ProgramSource};
 use crate::info::DeviceInfo;
 use crate::kernel::{Configuration, Kernel, ProgramCache, ProgramStats};
 use crate::memory::{Block, Lifetime, Limits, MemoryManager, MemoryStats};
 use crate::profile::{Profile, Work};
-use crate::tune::{Class, Configurations, Forced};
+use crate::tune::database::{Basis, DeviceKey, RunnerUp, source_hash, tuned_values};
+use crate::tune::first_use::{self, Found, OpenLaunch};
+use crate::tune::{Autotune, Choice, Class, Configurations, Database, Entry, Forced};
 use crate::{DType, Result};
+
+pub use crate::tune::first_use::Grid;
 
 mod open;
 
@@ -30,8 +34,9 @@ struct Inner {
     /// The backend again, if it is a dry run.
     record: Option<Arc<Record>>,
     memory: Arc<MemoryManager>,
-    programs: ProgramCache,
-    configurations: Configurations,
+    programs: Arc<ProgramCache>,
+    sources: Vec<StandIn>,
+    configurations: Arc<Configurations>,
     profile: Profile,
     flop: AtomicU64,
     bytes: AtomicU64,
@@ -50,9 +55,35 @@ pub struct DeviceOptions {
     /// Where compiled programs are kept between runs. If not given, [`Device::open`] asks
     /// [`knob::cache_dir`](crate::knob::cache_dir), and [`Device::new`] keeps none.
     pub cache_dir: Option<PathBuf>,
+    /// Where configurations come from that are not forced.
+    pub autotune: Autotune,
+    /// The user's file of tuned configurations. If not given, [`Device::open`] asks
+    /// [`knob::tuning`](crate::knob::tuning), and [`Device::new`] has none.
+    pub tuning: Option<PathBuf>,
+    /// Surround every block with zones of a pattern, and look after every launch whether a kernel
+    /// has written there: that launch is then an [`Error::Guard`](crate::Error::Guard). For tests
+    /// and tuners: every launch is waited for, and blocks are not reused.
+    pub guards: bool,
+    /// Sources to build instead of those of the catalogue's kernels: how an author tries a kernel
+    /// under an op. The host's kernels in Rust are not replaced.
+    pub sources: Vec<StandIn>,
     /// Configurations to use whatever else is known: how a tuner tries its candidates.
     pub forced: Vec<Forced>,
 }
+
+/// What makes a launch one that can be tuned: see [`Device::run_tuned`].
+pub(crate) struct Tunable<'a> {
+    /// The problem.
+    pub class: &'a Class,
+    /// How the elements of the outputs are stored.
+    pub output: DType,
+    /// The launch that a configuration leads to.
+    pub grid: &'a dyn Fn(&Configuration) -> Grid,
+}
+
+/// A kernel's name, and the whole OpenCL C that stands in for the catalogue's: see
+/// [`Kernel::stand_in`]. Programs are known by the text's address.
+pub type StandIn = (String, &'static str);
 
 /// What an op asks a device to run.
 #[derive(Debug)]
@@ -61,7 +92,7 @@ pub struct Call<'a> {
     pub kernel: &'static str,
     /// What `REAL` is.
     pub dtype: DType,
-    /// What the kernel is specialised by: see [`Device::configuration`].
+    /// What the kernel is specialised by: see `Device::configuration`.
     pub configuration: &'a Configuration,
     /// In the kernel's order.
     pub arguments: &'a [Argument<'a>],
@@ -93,7 +124,9 @@ impl Device {
             Some(info) => Cpu::definitions_for(info),
             None => Cpu::definitions(),
         };
-        Self::new(Arc::new(backend), &DeviceOptions::default())
+        // Programs are not specialised here: nothing is worth looking up.
+        let options = DeviceOptions { autotune: Autotune::Off, ..DeviceOptions::default() };
+        Self::new(Arc::new(backend), &options)
     }
 
     /// A dry run of this device: the same decisions under the same budget, nothing allocated,
@@ -103,22 +136,46 @@ impl Device {
         let options = DeviceOptions {
             budget_bytes: Some(self.inner.memory.stats().budget_bytes),
             max_allocation_bytes: Some(self.inner.memory.max_allocation_bytes()),
-            poison: false,
-            cache_dir: None,
-            forced: self.inner.configurations.forced().to_vec(),
+            ..DeviceOptions::default()
         };
-        Self::with_record(Arc::clone(&record) as _, Some(record), &options)
+        let configurations = Arc::clone(&self.inner.configurations);
+        Self::with_record(Arc::clone(&record) as _, Some(record), &options, configurations)
     }
 
     /// A device behind any backend.
     pub fn new(backend: Arc<dyn Backend>, options: &DeviceOptions) -> Self {
-        Self::with_record(backend, None, options)
+        let configurations = configurations_of(backend.info(), options);
+        Self::with_record(backend, None, options, configurations)
+    }
+
+    /// Another device on the same hardware, under other options: with memory, configurations and
+    /// a profile of its own, and with the programs of this one.
+    pub fn sharing_programs(&self, options: &DeviceOptions) -> Self {
+        let inner = &self.inner;
+        let (backend, record) = (Arc::clone(&inner.backend), inner.record.clone());
+        let configurations = configurations_of(self.info(), options);
+        Self::assemble(backend, record, options, Arc::clone(&inner.programs), configurations)
     }
 
     fn with_record(
         backend: Arc<dyn Backend>,
         record: Option<Arc<Record>>,
         options: &DeviceOptions,
+        configurations: Arc<Configurations>,
+    ) -> Self {
+        let programs = Arc::new(match &options.cache_dir {
+            Some(folder) => ProgramCache::on_disk(folder.join("programs")),
+            None => ProgramCache::default(),
+        });
+        Self::assemble(backend, record, options, programs, configurations)
+    }
+
+    fn assemble(
+        backend: Arc<dyn Backend>,
+        record: Option<Arc<Record>>,
+        options: &DeviceOptions,
+        programs: Arc<ProgramCache>,
+        configurations: Arc<Configurations>,
     ) -> Self {
         let info = backend.info();
         let most_bytes = info.max_allocation_bytes;
@@ -126,18 +183,39 @@ impl Device {
             budget_bytes: options.budget_bytes.unwrap_or(info.memory_bytes),
             max_allocation_bytes: options.max_allocation_bytes.unwrap_or(u64::MAX).min(most_bytes),
             poison: options.poison,
+            guards: options.guards,
         };
         let memory = Arc::new(MemoryManager::new(Arc::clone(&backend), limits));
-        let programs = match &options.cache_dir {
-            Some(folder) => ProgramCache::on_disk(folder.join("programs")),
-            None => ProgramCache::default(),
-        };
         let profile = Profile::default();
         let (flop, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
-        let configurations = Configurations::new(options.forced.clone());
-        let inner =
-            Inner { backend, record, memory, programs, configurations, profile, flop, bytes };
+        let sources = options.sources.clone();
+        let inner = Inner {
+            backend,
+            record,
+            memory,
+            programs,
+            sources,
+            configurations,
+            profile,
+            flop,
+            bytes,
+        };
         Self { inner: Arc::new(inner), notes: Arc::default() }
+    }
+
+    /// What was chosen for each problem that ops asked about, and why.
+    pub fn choices(&self) -> Vec<Choice> {
+        self.inner.configurations.choices()
+    }
+
+    /// By what the device is known to the tuning database.
+    pub fn key(&self) -> DeviceKey {
+        DeviceKey::of(self.info())
+    }
+
+    /// The tuned configurations that are known.
+    pub fn tuning(&self) -> &Database {
+        self.inner.configurations.database()
     }
 
     /// What the device says of itself.
@@ -249,19 +327,135 @@ impl Device {
         suggested: &[(&'static str, u32)],
     ) -> Arc<Configuration> {
         let kernel = Kernel::find(kernel).expect("ops call kernels of the catalogue");
-        self.inner.configurations.choose(kernel, dtype, class, suggested, self.info())
+        let configurations = &self.inner.configurations;
+        let chosen = configurations.choose(kernel, dtype, class, suggested, self.info());
+        if let Some(record) = &self.inner.record {
+            record.chosen(RecordedProblem {
+                kernel: kernel.name,
+                dtype,
+                class: class.0.clone(),
+                configuration: chosen.values().to_vec(),
+                launches: 0,
+                flop: 0,
+                bytes: 0,
+            });
+        }
+        chosen
+    }
+
+    /// Builds a kernel's program before it is asked for, and tells how long that took.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Build`](crate::Error::Build), [`Error::Device`](crate::Error::Device).
+    pub fn build(
+        &self,
+        kernel: &'static Kernel,
+        dtype: DType,
+        configuration: &Configuration,
+    ) -> Result<Duration> {
+        let start = Instant::now();
+        self.program(kernel, dtype, configuration)?;
+        Ok(start.elapsed())
+    }
+
+    fn program(
+        &self,
+        kernel: &'static Kernel,
+        dtype: DType,
+        configuration: &Configuration,
+    ) -> Result<Arc<Program>> {
+        let stand_in = self.inner.sources.iter().find(|(name, _)| name == kernel.name);
+        let source = ProgramSource {
+            kernel: kernel.name,
+            dtype,
+            parameters: configuration.values().to_vec(),
+            source: stand_in.map_or(kernel.source, |(_, source)| *source),
+        };
+        self.inner.programs.get(self.backend(), source)
+    }
+
+    /// As [`Device::run`], of a launch that could have another configuration. A device that tunes on
+    /// first use does so here.
+    pub(crate) fn run_tuned(&self, call: &Call, tunable: &Tunable) -> Result<()> {
+        if self.executes() && self.tune(call, tunable)? {
+            let kernel = Kernel::find(call.kernel).expect("ops call kernels of the catalogue");
+            // What was found stands where the next one looks: the suggestion has no say.
+            let configuration = self.inner.configurations.choose(
+                kernel,
+                call.dtype,
+                tunable.class,
+                &[],
+                self.info(),
+            );
+            let Grid { groups, local } = (tunable.grid)(&configuration);
+            return self.run(&Call { configuration: &configuration, groups, local, ..*call });
+        }
+        self.run(call)
+    }
+
+    /// Tunes a launch if that is to be done now; whether its configuration may have changed.
+    fn tune(&self, call: &Call, tunable: &Tunable) -> Result<bool> {
+        let configurations = &self.inner.configurations;
+        let unsettled = || configurations.unsettled(call.kernel, call.dtype, tunable.class);
+        let Some(limit) = configurations.first_use_limit() else { return Ok(false) };
+        // What stands in for a kernel's source is being tried, not used.
+        let tunes = self.backend().specialises() && self.inner.sources.is_empty();
+        if !tunes || unsettled().is_none() {
+            return Ok(false);
+        }
+        let _one_at_a_time = configurations.tuning();
+        // Another thread may have tuned it meanwhile.
+        let Some(choice) = unsettled() else { return Ok(true) };
+        let kernel = Kernel::find(call.kernel).expect("ops call kernels of the catalogue");
+        let launch = OpenLaunch {
+            kernel,
+            dtype: call.dtype,
+            output: tunable.output,
+            arguments: call.arguments,
+            grid: tunable.grid,
+        };
+        let (default, near) = (&choice.default, &choice.configuration);
+        let found = first_use::tune(self.backend(), &launch, default, near, limit)?;
+        configurations.settle(&choice, found.as_ref().map(|found| found.best.0.clone()));
+        if let Some(found) = found {
+            let Found { trials, default_seconds, best: (best, seconds), .. } = &found;
+            tracing::info!(
+                "{} {} {}: {best} takes {seconds} s, the default {default_seconds} s, of {trials}",
+                choice.kernel,
+                choice.dtype,
+                choice.class,
+            );
+            let kept = configurations.database().remember(self.entry(kernel, &choice, &found));
+            configurations.database().note_once(kept);
+        }
+        Ok(true)
+    }
+
+    fn entry(&self, kernel: &Kernel, choice: &Choice, found: &Found) -> Entry {
+        let (best, seconds) = &found.best;
+        let runner_up = found.runner_up.as_ref().map(|(configuration, seconds)| RunnerUp {
+            configuration: tuned_values(kernel, configuration),
+            seconds: Some(*seconds),
+        });
+        Entry {
+            kernel: choice.kernel.to_owned(),
+            dtype: choice.dtype.name().to_owned(),
+            class: choice.class.sizes(),
+            shape: Default::default(),
+            source: source_hash(kernel, choice.dtype),
+            device: self.key(),
+            basis: Basis::Measured,
+            configuration: tuned_values(kernel, best),
+            seconds: Some(*seconds),
+            runner_up,
+        }
     }
 
     /// Runs one kernel: finds its program, queues it, notes it in the profile.
     pub(crate) fn run(&self, call: &Call) -> Result<()> {
         let kernel = Kernel::find(call.kernel).expect("ops call kernels of the catalogue");
-        let source = ProgramSource {
-            kernel: kernel.name,
-            dtype: call.dtype,
-            parameters: call.configuration.values().to_vec(),
-            source: kernel.source,
-        };
-        let program = self.inner.programs.get(self.backend(), source)?;
+        let program = self.program(kernel, call.dtype, call.configuration)?;
         let launch = Launch { arguments: call.arguments, groups: call.groups, local: call.local };
         let work = Work { flop: call.flop, bytes: call.bytes };
         let start = Instant::now();
@@ -269,8 +463,22 @@ impl Device {
         self.inner.flop.fetch_add(work.flop, Ordering::Relaxed);
         self.inner.bytes.fetch_add(work.bytes, Ordering::Relaxed);
         self.inner.profile.launched(kernel.name, call.configuration, start, work, timer);
-        Ok(())
+        if let Some(record) = &self.inner.record {
+            record.worked(kernel.name, call.dtype, work.flop, work.bytes);
+        }
+        self.inner.memory.check_guards(kernel.name, call.arguments)
     }
+}
+
+/// The configurations that a device's options ask for.
+fn configurations_of(info: &DeviceInfo, options: &DeviceOptions) -> Arc<Configurations> {
+    let database = match (&options.autotune, &options.tuning) {
+        (Autotune::Off, _) => Database::default(),
+        (_, None) => Database::shipped(),
+        (_, Some(path)) => Database::open(path),
+    };
+    database.check(info);
+    Arc::new(Configurations::new(options.forced.clone(), options.autotune, database))
 }
 
 /// A part of a run, from [`Device::stage`] until it is dropped. Stages nest.

@@ -18,7 +18,8 @@ impl Device {
     /// a line in [`Device::notes`].
     ///
     /// Compiled programs are kept in [`DeviceOptions::cache_dir`], or where
-    /// [`knob::cache_dir`] says.
+    /// [`knob::cache_dir`] says; tuned configurations in [`DeviceOptions::tuning`], or where
+    /// [`knob::tuning`] says.
     ///
     /// # Errors
     ///
@@ -47,6 +48,9 @@ impl Device {
         if options.cache_dir.is_none() {
             options.cache_dir = knob::cache_dir()?;
         }
+        if options.tuning.is_none() {
+            options.tuning = knob::tuning(options.cache_dir.as_deref())?;
+        }
         Ok(Self::new(entry.open()?, &options))
     }
 
@@ -69,9 +73,12 @@ impl Device {
         Ok(Self::cpu_with(options).with_notes(notes))
     }
 
-    /// What went wrong on the way to this device: GPUs that were passed over, a line each.
-    pub fn notes(&self) -> &[String] {
-        &self.notes
+    /// What went wrong on the way to this device, a line each: GPUs that were passed over, tuned
+    /// configurations that are of no use or cannot be kept.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = self.notes.to_vec();
+        notes.extend(self.tuning().notes());
+        notes
     }
 
     fn with_notes(mut self, notes: Vec<String>) -> Self {

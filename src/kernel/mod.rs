@@ -383,6 +383,14 @@ impl Kernel {
         KERNELS.iter().find(|kernel| kernel.name == name)
     }
 
+    /// The whole OpenCL C of a kernel of the same name and arguments whose file is `text`: behind
+    /// the prelude and the headers that this kernel has.
+    pub fn stand_in(&self, text: &str) -> String {
+        let own = format!("#line 1 \"{}.cl\"\n", self.name);
+        let at = self.source.rfind(&own).expect("a kernel's own file comes last");
+        format!("{}{text}", &self.source[..at + own.len()])
+    }
+
     /// The first constraint that a configuration does not meet on a device.
     pub fn violated(&self, values: &Configuration, info: &DeviceInfo) -> Option<&Constraint> {
         self.constraints.iter().find(|constraint| !(constraint.holds)(values, info))

@@ -5,11 +5,12 @@
 //! launch after the one that read it last. What is held is a function of the requests alone:
 //! a dry run that makes the same requests has the same peak, to the byte.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
-use crate::backend::{Backend, Buffer};
+use crate::backend::{Argument, Backend, Buffer};
 use crate::{Error, Result};
 
+mod guard;
 mod pool;
 mod stats;
 
@@ -29,6 +30,8 @@ struct State {
     pool: Pool,
     labels: Vec<&'static str>,
     stats: MemoryStats,
+    /// The allocations around guarded blocks.
+    guarded: Vec<Weak<Buffer>>,
 }
 
 /// What a manager may do.
@@ -40,6 +43,8 @@ pub struct Limits {
     pub max_allocation_bytes: u64,
     /// Whether every transient block is filled with NaNs before it is used.
     pub poison: bool,
+    /// Whether every block stands between zones that [`MemoryManager::check_guards`] looks at.
+    pub guards: bool,
 }
 
 /// How long a block is wanted.
@@ -55,7 +60,12 @@ impl MemoryManager {
     /// A manager of the memory of `backend`.
     pub fn new(backend: Arc<dyn Backend>, limits: Limits) -> Self {
         let stats = MemoryStats { budget_bytes: limits.budget_bytes, ..MemoryStats::default() };
-        let state = Mutex::new(State { pool: Pool::default(), labels: Vec::new(), stats });
+        let state = Mutex::new(State {
+            pool: Pool::default(),
+            labels: Vec::new(),
+            stats,
+            guarded: Vec::new(),
+        });
         Self { backend, limits, state }
     }
 
@@ -72,10 +82,11 @@ impl MemoryManager {
     /// blocks were released, or if `bytes` is over the largest allocation.
     pub fn allocate(self: &Arc<Self>, bytes: u64, lifetime: Lifetime) -> Result<Block> {
         let wanted = match lifetime {
-            Lifetime::Transient => {
+            // Not a byte more than was asked for lies between the zones.
+            Lifetime::Transient if !self.limits.guards => {
                 pool::size_class(bytes).min(self.limits.max_allocation_bytes.max(bytes))
             }
-            Lifetime::Resident => bytes.max(1),
+            _ => bytes.max(1),
         };
         let mut state = self.state();
         let reused = if lifetime == Lifetime::Transient { state.pool.take(wanted) } else { None };
@@ -107,11 +118,15 @@ impl MemoryManager {
                 return Err(out_of_memory(&state.stats));
             }
         }
-        let first = self.backend.allocate(bytes);
+        let allocate = |state: &mut State| match self.limits.guards {
+            true => guard::allocate(self.backend.as_ref(), bytes, &mut state.guarded),
+            false => self.backend.allocate(bytes),
+        };
+        let first = allocate(state);
         let buffer = match first {
             Err(Error::OutOfMemory { .. }) => {
                 release_unused(state);
-                self.backend.allocate(bytes)
+                allocate(state)
             }
             other => other,
         };
@@ -121,6 +136,26 @@ impl MemoryManager {
         })?;
         state.stats.held(bytes);
         Ok(buffer)
+    }
+
+    /// Waits for the launch of `kernel` and looks whether it has written outside a block. Does
+    /// nothing where memory is not guarded.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Guard`] with the argument's name and how far outside it; [`Error::Device`].
+    pub fn check_guards(&self, kernel: &str, arguments: &[Argument]) -> Result<()> {
+        if !self.limits.guards {
+            return Ok(());
+        }
+        let guarded: Vec<Arc<Buffer>> = {
+            let mut state = self.state();
+            state.guarded.retain(|whole| whole.strong_count() > 0);
+            state.guarded.iter().filter_map(Weak::upgrade).collect()
+        };
+        guarded
+            .iter()
+            .try_for_each(|whole| guard::check(self.backend.as_ref(), whole, kernel, arguments))
     }
 
     /// Gives the pool's unused blocks back to the device.
@@ -151,8 +186,8 @@ impl MemoryManager {
         let mut state = self.state();
         state.stats.died(label, buffer.bytes());
         match lifetime {
-            Lifetime::Transient => state.pool.put(buffer),
-            Lifetime::Resident => state.stats.released(buffer.bytes()),
+            Lifetime::Transient if !self.limits.guards => state.pool.put(buffer),
+            _ => state.stats.released(buffer.bytes()),
         }
     }
 

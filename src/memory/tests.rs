@@ -2,7 +2,7 @@ use super::*;
 use crate::backend::cpu::Cpu;
 
 fn manager(budget_bytes: u64, max_allocation_bytes: u64) -> Arc<MemoryManager> {
-    let limits = Limits { budget_bytes, max_allocation_bytes, poison: false };
+    let limits = Limits { budget_bytes, max_allocation_bytes, poison: false, guards: false };
     Arc::new(MemoryManager::new(Arc::new(Cpu::new()), limits))
 }
 
@@ -66,4 +66,44 @@ fn a_block_of_twice_the_size_is_reused() {
     drop(block);
     let _block = manager.allocate(2048, Lifetime::Transient).unwrap();
     assert_eq!(manager.stats().held_bytes, 8192 + 2048, "more than half would be wasted");
+}
+
+#[test]
+fn a_write_outside_a_guarded_block_is_found_with_its_distance() {
+    let limits = Limits {
+        budget_bytes: 1 << 20,
+        max_allocation_bytes: 1 << 20,
+        poison: false,
+        guards: true,
+    };
+    let backend = Arc::new(Cpu::new());
+    let manager = Arc::new(MemoryManager::new(Arc::clone(&backend) as _, limits));
+    let x = manager.allocate(100, Lifetime::Transient).unwrap();
+    let y = manager.allocate(5000, Lifetime::Resident).unwrap();
+    let arguments = crate::device::arguments! { x: x.buffer(), y: Output(y.buffer()) };
+    backend.write(x.buffer(), 0, &[1; 100]).unwrap();
+    backend.write(y.buffer(), 0, &[2; 5000]).unwrap();
+    manager.check_guards("kernel", &arguments).unwrap();
+    assert_eq!(manager.stats().held_bytes, 5100, "zones are not counted");
+
+    let (whole, start) = y.buffer().part_of().unwrap();
+    let cases = [
+        (start + 5000, 3, "3 B past the end of y, from 0 B behind it on"),
+        (start + 5000 + 40, 4, "4 B past the end of y, from 40 B behind it on"),
+        (start - 8, 8, "8 B before the start of y, from 8 B before it on"),
+    ];
+    for (at, bytes, expected) in cases {
+        let mut old = vec![0; bytes];
+        backend.read(whole, at, &mut old).unwrap();
+        backend.write(whole, at, &vec![7; bytes]).unwrap();
+        let error = manager.check_guards("kernel", &arguments).unwrap_err().to_string();
+        assert_eq!(error, format!("kernel wrote outside its buffers: {expected}"));
+        let others = crate::device::arguments! { x: x.buffer() };
+        let error = manager.check_guards("kernel", &others).unwrap_err().to_string();
+        assert!(error.contains("a block of 5000 B that is no argument"), "{error}");
+        backend.write(whole, at, &old).unwrap();
+    }
+    manager.check_guards("kernel", &arguments).unwrap();
+    drop(y);
+    assert_eq!(manager.stats().held_bytes, 100, "a guarded block is not kept for later");
 }

@@ -1,8 +1,9 @@
 //! Attention: every query's mean of the values, weighted by how well their keys match.
 
 use crate::backend::Buffer;
-use crate::device::{Call, arguments};
+use crate::device::{Call, Grid, Tunable, arguments};
 use crate::info::DeviceInfo;
+use crate::kernel::Configuration;
 use crate::tensor::{Band, BandBuffer, Tensor};
 use crate::tune::Class;
 use crate::{Error, Result};
@@ -121,39 +122,46 @@ pub fn attention(q: Columns, k: Columns, v: Columns, params: &Attention) -> Resu
         ]);
         let suggested = [("HEAD_WIDTH", head_width as u32), suggested];
         let configuration = device.configuration(kernel, dtype, &class, &suggested);
-        let (groups_of, local) = match kernel {
-            "attention_register" => (REGISTER_QUERIES, [1, 1, 1]),
-            _ => (configuration.size("QUERIES"), [LOCAL_ITEMS, 1, 1]),
+        let grid = |configuration: &Configuration| {
+            let (queries, local) = match kernel {
+                "attention_register" => (REGISTER_QUERIES, [1, 1, 1]),
+                _ => (configuration.size("QUERIES"), [LOCAL_ITEMS, 1, 1]),
+            };
+            Grid { groups: [rows.div_ceil(queries), heads, band_samples], local }
         };
-        device.run(&Call {
-            kernel,
-            dtype,
-            configuration: &configuration,
-            arguments: &arguments! {
-                q: &*q_band,
-                k: context.k,
-                v: context.v,
-                y: Output(y.output(&band)),
-                queries: rows as u32,
-                keys: keys as u32,
-                heads: heads as u32,
-                q_stride: q.width() as u32,
-                q_start: q.start as u32,
-                k_stride: k.width() as u32,
-                k_start: k.start as u32,
-                v_stride: v.width() as u32,
-                v_start: v.start as u32,
-                first_sample: context.first_sample as u32,
-                samples: band_samples as u32,
-                first_query: band.rows.start as u32,
-                causal: u32::from(causal),
-                scale: scale,
+        let Grid { groups, local } = grid(&configuration);
+        device.run_tuned(
+            &Call {
+                kernel,
+                dtype,
+                configuration: &configuration,
+                arguments: &arguments! {
+                    q: &*q_band,
+                    k: context.k,
+                    v: context.v,
+                    y: Output(y.output(&band)),
+                    queries: rows as u32,
+                    keys: keys as u32,
+                    heads: heads as u32,
+                    q_stride: q.width() as u32,
+                    q_start: q.start as u32,
+                    k_stride: k.width() as u32,
+                    k_start: k.start as u32,
+                    v_stride: v.width() as u32,
+                    v_start: v.start as u32,
+                    first_sample: context.first_sample as u32,
+                    samples: band_samples as u32,
+                    first_query: band.rows.start as u32,
+                    causal: u32::from(causal),
+                    scale: scale,
+                },
+                groups,
+                local,
+                flop: 4 * (scores * head_width) as u64,
+                bytes: (band_samples * width * 2 * (rows + keys) * dtype.size()) as u64,
             },
-            groups: [rows.div_ceil(groups_of), heads, band_samples],
-            local,
-            flop: 4 * (scores * head_width) as u64,
-            bytes: (band_samples * width * 2 * (rows + keys) * dtype.size()) as u64,
-        })?;
+            &Tunable { class: &class, output: dtype, grid: &grid },
+        )?;
     }
     Ok(y)
 }

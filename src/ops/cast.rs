@@ -1,7 +1,7 @@
 //! Element types changed.
 
 use super::elementwise::Spread;
-use crate::device::{Call, arguments};
+use crate::device::{Call, Tunable, arguments};
 use crate::tensor::Tensor;
 use crate::tune::Class;
 use crate::{DType, Result};
@@ -29,21 +29,29 @@ pub fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
         let elements = y.elements(&band);
         let x_band = x.band(&band)?;
         let class = Class(vec![("elements", elements)]);
+        let groups = |spread: &Spread| [spread.groups(elements), 1, 1];
         let spread = Spread::new(x.device(), "cast", x.dtype(), &class, &[target]);
-        x.device().run(&Call {
-            kernel: "cast",
-            dtype: x.dtype(),
-            configuration: &spread.configuration,
-            arguments: &arguments! {
-                x: &*x_band,
-                y: Output(y.output(&band)),
-                elements: elements as u32,
+        x.device().run_tuned(
+            &Call {
+                kernel: "cast",
+                dtype: x.dtype(),
+                configuration: &spread.configuration,
+                arguments: &arguments! {
+                    x: &*x_band,
+                    y: Output(y.output(&band)),
+                    elements: elements as u32,
+                },
+                groups: groups(&spread),
+                local: spread.local(),
+                flop: 0,
+                bytes: (elements * (x.dtype().size() + dtype.size())) as u64,
             },
-            groups: [spread.groups(elements), 1, 1],
-            local: spread.local(),
-            flop: 0,
-            bytes: (elements * (x.dtype().size() + dtype.size())) as u64,
-        })?;
+            &Tunable {
+                class: &class,
+                output: dtype,
+                grid: &|configuration| Spread::grid(configuration, groups),
+            },
+        )?;
     }
     Ok(y)
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::DType;
-use crate::device::Device;
+use crate::device::{Device, Grid};
 use crate::kernel::{Configuration, Kernel};
 use crate::tune::Class;
 
@@ -42,10 +42,21 @@ impl Spread {
         if has_rounds {
             suggested.push(("ROUNDS", rounds));
         }
-        let configuration = device.configuration(kernel, dtype, class, &suggested);
+        Self::of(device.configuration(kernel, dtype, class, &suggested))
+    }
+
+    /// The shape that a configuration leads to.
+    fn of(configuration: Arc<Configuration>) -> Self {
         let [items, vector] = ["WG_SIZE", "VECTOR"].map(|name| configuration.size(name));
+        let has_rounds = configuration.values().iter().any(|(name, _)| *name == "ROUNDS");
         let rounds = if has_rounds { configuration.size("ROUNDS") } else { 1 };
         Self { configuration, items, vector, rounds }
+    }
+
+    /// The launch that another configuration would lead to, with so many work-groups.
+    pub fn grid(configuration: &Configuration, groups: impl Fn(&Self) -> [usize; 3]) -> Grid {
+        let spread = Self::of(Arc::new(configuration.clone()));
+        Grid { groups: groups(&spread), local: spread.local() }
     }
 
     /// Work-groups for so many elements.

@@ -1,6 +1,7 @@
 //! A sample of the distribution that an encoder gives.
 
-use crate::device::{Call, arguments};
+use crate::device::{Call, Grid, Tunable, arguments};
+use crate::kernel::Configuration;
 use crate::tensor::Tensor;
 use crate::tune::Class;
 use crate::{DType, Error, Result};
@@ -39,25 +40,32 @@ pub fn gaussian_sample(moments: &Tensor, noise: &Tensor, scale: f32) -> Result<T
         let class = Class(vec![("elements", elements)]);
         let (device, dtype) = (moments.device(), moments.dtype());
         let configuration = device.configuration("gaussian_sample", dtype, &class, &[]);
-        let items = configuration.size("WG_SIZE");
+        let grid = |configuration: &Configuration| {
+            let items = configuration.size("WG_SIZE");
+            Grid { groups: [elements.div_ceil(items), 1, 1], local: [items, 1, 1] }
+        };
+        let Grid { groups, local } = grid(&configuration);
         let (moments_band, noise_band) = (moments.band(&band)?, noise.band(&band)?);
-        moments.device().run(&Call {
-            kernel: "gaussian_sample",
-            dtype: moments.dtype(),
-            configuration: &configuration,
-            arguments: &arguments! {
-                moments: &*moments_band,
-                noise: &*noise_band,
-                y: Output(y.output(&band)),
-                pixels: (elements / channels) as u32,
-                channels: channels as u32,
-                scale: scale,
+        moments.device().run_tuned(
+            &Call {
+                kernel: "gaussian_sample",
+                dtype: moments.dtype(),
+                configuration: &configuration,
+                arguments: &arguments! {
+                    moments: &*moments_band,
+                    noise: &*noise_band,
+                    y: Output(y.output(&band)),
+                    pixels: (elements / channels) as u32,
+                    channels: channels as u32,
+                    scale: scale,
+                },
+                groups,
+                local,
+                flop: 16 * elements as u64,
+                bytes: (elements * (2 * moments.dtype().size() + 8)) as u64,
             },
-            groups: [elements.div_ceil(items), 1, 1],
-            local: [items, 1, 1],
-            flop: 16 * elements as u64,
-            bytes: (elements * (2 * moments.dtype().size() + 8)) as u64,
-        })?;
+            &Tunable { class: &class, output: DType::F32, grid: &grid },
+        )?;
     }
     Ok(y)
 }

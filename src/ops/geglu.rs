@@ -1,7 +1,7 @@
 //! The gated activation of a transformer's feed-forward layer.
 
 use super::elementwise::Spread;
-use crate::device::{Call, arguments};
+use crate::device::{Call, Tunable, arguments};
 use crate::tensor::Tensor;
 use crate::tune::Class;
 use crate::{Error, Result};
@@ -38,22 +38,30 @@ pub fn geglu(x: &Tensor) -> Result<Tensor> {
         let rows = y.elements(&band) / channels;
         let x_band = x.band(&band)?;
         let class = Class(vec![("rows", rows), ("channels", channels)]);
+        let groups = |spread: &Spread| [spread.groups(channels), rows, 1];
         let spread = Spread::new(x.device(), "geglu", x.dtype(), &class, &[]);
-        x.device().run(&Call {
-            kernel: "geglu",
-            dtype: x.dtype(),
-            configuration: &spread.configuration,
-            arguments: &arguments! {
-                x: &*x_band,
-                y: Output(y.output(&band)),
-                rows: rows as u32,
-                channels: channels as u32,
+        x.device().run_tuned(
+            &Call {
+                kernel: "geglu",
+                dtype: x.dtype(),
+                configuration: &spread.configuration,
+                arguments: &arguments! {
+                    x: &*x_band,
+                    y: Output(y.output(&band)),
+                    rows: rows as u32,
+                    channels: channels as u32,
+                },
+                groups: groups(&spread),
+                local: spread.local(),
+                flop: 20 * (rows * channels) as u64,
+                bytes: (3 * rows * channels * x.dtype().size()) as u64,
             },
-            groups: [spread.groups(channels), rows, 1],
-            local: spread.local(),
-            flop: 20 * (rows * channels) as u64,
-            bytes: (3 * rows * channels * x.dtype().size()) as u64,
-        })?;
+            &Tunable {
+                class: &class,
+                output: x.dtype(),
+                grid: &|configuration| Spread::grid(configuration, groups),
+            },
+        )?;
     }
     Ok(y)
 }

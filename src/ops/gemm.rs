@@ -1,6 +1,6 @@
 //! Linear layers.
 
-use crate::device::{Call, arguments};
+use crate::device::{Call, Tunable, arguments};
 use crate::info::DeviceInfo;
 use crate::ops::epilogue::is_output_bias;
 use crate::ops::tiles::{local_tiling, panel_tiling, register_tiling_of_rows};
@@ -153,29 +153,36 @@ fn run(x: &Tensor, x2: Option<&Tensor>, weights: &Weights, epilogue: Epilogue) -
         let x_band = x.band(&band)?;
         let x2_band = x2.map(|x2| x2.band(&band)).transpose()?;
         let residual_band = epilogue.residual.map(|tensor| tensor.band(&band)).transpose()?;
-        device.run(&Call {
-            kernel,
-            dtype: x.dtype(),
-            configuration: &tiling.configuration,
-            arguments: &arguments! {
-                x: &*x_band,
-                x2: x2_band.as_deref(),
-                weights: weights.buffer(),
-                bias: epilogue.bias.map(Tensor::buffer),
-                residual: residual_band.as_deref(),
-                y: Output(y.output(&band)),
-                rows: rows as u32,
-                outputs: outputs as u32,
-                inputs: inputs as u32,
-                columns: columns as u32,
-                batch: 1u32,
-                activation: epilogue.activation as u32,
+        device.run_tuned(
+            &Call {
+                kernel,
+                dtype: x.dtype(),
+                configuration: &tiling.configuration,
+                arguments: &arguments! {
+                    x: &*x_band,
+                    x2: x2_band.as_deref(),
+                    weights: weights.buffer(),
+                    bias: epilogue.bias.map(Tensor::buffer),
+                    residual: residual_band.as_deref(),
+                    y: Output(y.output(&band)),
+                    rows: rows as u32,
+                    outputs: outputs as u32,
+                    inputs: inputs as u32,
+                    columns: columns as u32,
+                    batch: 1u32,
+                    activation: epilogue.activation as u32,
+                },
+                groups: tiling.groups,
+                local: tiling.local,
+                flop: 2 * (rows * outputs) as u64 * inputs as u64,
+                bytes: ((rows * (inputs + outputs) + outputs * inputs) * x.dtype().size()) as u64,
             },
-            groups: tiling.groups,
-            local: tiling.local,
-            flop: 2 * (rows * outputs) as u64 * inputs as u64,
-            bytes: ((rows * (inputs + outputs) + outputs * inputs) * x.dtype().size()) as u64,
-        })?;
+            &Tunable {
+                class: &class,
+                output: x.dtype(),
+                grid: &|configuration| (tiling.grid)(device.info(), &class, configuration),
+            },
+        )?;
     }
     Ok(y)
 }

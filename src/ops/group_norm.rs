@@ -2,7 +2,8 @@
 
 use super::Activation;
 use super::elementwise::Spread;
-use crate::device::{Call, arguments};
+use crate::device::{Call, Grid, Tunable, arguments};
+use crate::kernel::Configuration;
 use crate::memory::{Block, Lifetime};
 use crate::tensor::{Band, BandBuffer, Tensor};
 use crate::tune::Class;
@@ -62,30 +63,37 @@ pub fn group_norm(
         let (x_band, x2_band) = input.band(&band)?;
         let pixels = band.rows.len() * input.pixels_per_row;
         let elements = band.samples.len() * pixels * input.channels;
-        let spread = input.spread("group_norm_apply", pixels);
-        x.device().run(&Call {
-            kernel: "group_norm_apply",
-            dtype: x.dtype(),
-            configuration: &spread.configuration,
-            arguments: &arguments! {
-                x: &*x_band,
-                x2: x2_band.as_deref(),
-                factors: factors.buffer(),
-                beta: beta.buffer(),
-                y: Output(y.output(&band)),
-                pixels: pixels as u32,
-                channels: input.channels as u32,
-                x_channels: input.x_channels as u32,
-                chunk: input.chunk as u32,
-                first_sample: band.samples.start as u32,
-                samples: band.samples.len() as u32,
-                activation: params.activation as u32,
+        let class = input.class(pixels);
+        let spread = input.spread("group_norm_apply", &class);
+        let grid = |configuration: &Configuration| {
+            Spread::grid(configuration, |spread| input.grid(spread, &band))
+        };
+        x.device().run_tuned(
+            &Call {
+                kernel: "group_norm_apply",
+                dtype: x.dtype(),
+                configuration: &spread.configuration,
+                arguments: &arguments! {
+                    x: &*x_band,
+                    x2: x2_band.as_deref(),
+                    factors: factors.buffer(),
+                    beta: beta.buffer(),
+                    y: Output(y.output(&band)),
+                    pixels: pixels as u32,
+                    channels: input.channels as u32,
+                    x_channels: input.x_channels as u32,
+                    chunk: input.chunk as u32,
+                    first_sample: band.samples.start as u32,
+                    samples: band.samples.len() as u32,
+                    activation: params.activation as u32,
+                },
+                groups: input.grid(&spread, &band),
+                local: spread.local(),
+                flop: 4 * elements as u64,
+                bytes: (2 * elements * x.dtype().size()) as u64,
             },
-            groups: input.grid(&spread, &band),
-            local: spread.local(),
-            flop: 4 * elements as u64,
-            bytes: (2 * elements * x.dtype().size()) as u64,
-        })?;
+            &Tunable { class: &class, output: x.dtype(), grid: &grid },
+        )?;
     }
     Ok(y)
 }
@@ -149,9 +157,12 @@ impl<'a> Input<'a> {
         (band.rows.len() * self.pixels_per_row).div_ceil(self.chunk)
     }
 
-    fn spread(&self, kernel: &'static str, pixels: usize) -> Spread {
-        let class = Class(vec![("pixels", pixels), ("channels", self.channels)]);
-        Spread::new(self.x.device(), kernel, self.x.dtype(), &class, &[])
+    fn class(&self, pixels: usize) -> Class {
+        Class(vec![("pixels", pixels), ("channels", self.channels)])
+    }
+
+    fn spread(&self, kernel: &'static str, class: &Class) -> Spread {
+        Spread::new(self.x.device(), kernel, self.x.dtype(), class, &[])
     }
 
     /// Work-groups over (chunk, vector of channels) and samples.
@@ -186,28 +197,36 @@ impl<'a> Input<'a> {
         };
         let class = Class(vec![("chunks", chunks), ("channels", self.channels)]);
         let configuration = device.configuration("group_norm_merge", DType::F32, &class, &[]);
-        device.run(&Call {
-            kernel: "group_norm_merge",
-            dtype: DType::F32,
-            configuration: &configuration,
-            arguments: &arguments! {
-                partials: partials.buffer(),
-                gamma: gamma.buffer(),
-                factors: Output(factors.buffer()),
-                samples: samples as u32,
-                groups: params.groups as u32,
-                channels: self.channels as u32,
-                chunks: chunks as u32,
-                chunk: self.chunk as u32,
-                pixels: (self.x.shape()[1] * self.pixels_per_row) as u32,
-                band_pixels: pixels_per_band as u32,
-                eps: params.eps,
-            },
+        let grid = |configuration: &Configuration| Grid {
             groups: [params.groups, samples, 1],
             local: [configuration.size("WG_SIZE"), 1, 1],
-            flop: 10 * (samples * chunks * self.channels) as u64,
-            bytes: (samples * chunks * 2 * self.channels * size_of::<f32>()) as u64,
-        })?;
+        };
+        let Grid { groups, local } = grid(&configuration);
+        device.run_tuned(
+            &Call {
+                kernel: "group_norm_merge",
+                dtype: DType::F32,
+                configuration: &configuration,
+                arguments: &arguments! {
+                    partials: partials.buffer(),
+                    gamma: gamma.buffer(),
+                    factors: Output(factors.buffer()),
+                    samples: samples as u32,
+                    groups: params.groups as u32,
+                    channels: self.channels as u32,
+                    chunks: chunks as u32,
+                    chunk: self.chunk as u32,
+                    pixels: (self.x.shape()[1] * self.pixels_per_row) as u32,
+                    band_pixels: pixels_per_band as u32,
+                    eps: params.eps,
+                },
+                groups,
+                local,
+                flop: 10 * (samples * chunks * self.channels) as u64,
+                bytes: (samples * chunks * 2 * self.channels * size_of::<f32>()) as u64,
+            },
+            &Tunable { class: &class, output: DType::F32, grid: &grid },
+        )?;
         Ok(factors)
     }
 
@@ -221,28 +240,35 @@ impl<'a> Input<'a> {
         let (x, x2) = self.band(band)?;
         let pixels = band.rows.len() * self.pixels_per_row;
         let elements = band.samples.len() * pixels * self.channels;
-        let spread = self.spread("group_norm_statistics", pixels);
-        self.x.device().run(&Call {
-            kernel: "group_norm_statistics",
-            dtype: self.x.dtype(),
-            configuration: &spread.configuration,
-            arguments: &arguments! {
-                x: &*x,
-                x2: x2.as_deref(),
-                partials: Output(partials.buffer()),
-                pixels: pixels as u32,
-                channels: self.channels as u32,
-                x_channels: self.x_channels as u32,
-                chunk: self.chunk as u32,
-                chunks: chunks as u32,
-                first_chunk: first_chunk as u32,
-                first_sample: band.samples.start as u32,
-                samples: band.samples.len() as u32,
+        let class = self.class(pixels);
+        let spread = self.spread("group_norm_statistics", &class);
+        let grid = |configuration: &Configuration| {
+            Spread::grid(configuration, |spread| self.grid(spread, band))
+        };
+        self.x.device().run_tuned(
+            &Call {
+                kernel: "group_norm_statistics",
+                dtype: self.x.dtype(),
+                configuration: &spread.configuration,
+                arguments: &arguments! {
+                    x: &*x,
+                    x2: x2.as_deref(),
+                    partials: Output(partials.buffer()),
+                    pixels: pixels as u32,
+                    channels: self.channels as u32,
+                    x_channels: self.x_channels as u32,
+                    chunk: self.chunk as u32,
+                    chunks: chunks as u32,
+                    first_chunk: first_chunk as u32,
+                    first_sample: band.samples.start as u32,
+                    samples: band.samples.len() as u32,
+                },
+                groups: self.grid(&spread, band),
+                local: spread.local(),
+                flop: 4 * elements as u64,
+                bytes: (elements * self.x.dtype().size()) as u64,
             },
-            groups: self.grid(&spread, band),
-            local: spread.local(),
-            flop: 4 * elements as u64,
-            bytes: (elements * self.x.dtype().size()) as u64,
-        })
+            &Tunable { class: &class, output: DType::F32, grid: &grid },
+        )
     }
 }

@@ -1,6 +1,7 @@
 //! Normalization of each row.
 
-use crate::device::{Call, arguments};
+use crate::device::{Call, Grid, Tunable, arguments};
+use crate::kernel::Configuration;
 use crate::tensor::Tensor;
 use crate::tune::Class;
 use crate::{DType, Error, Result};
@@ -40,24 +41,32 @@ pub fn layer_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f32) -> Result
         let wide = [("WG_SIZE", 1), ("VECTOR", 16), ("ROUNDS", 16)];
         let suggested = if x.device().info().prefers_register_tiles() { &wide[..] } else { &[] };
         let configuration = x.device().configuration("layer_norm", x.dtype(), &class, suggested);
-        x.device().run(&Call {
-            kernel: "layer_norm",
-            dtype: x.dtype(),
-            configuration: &configuration,
-            arguments: &arguments! {
-                x: &*x_band,
-                gamma: gamma.buffer(),
-                beta: beta.buffer(),
-                y: Output(y.output(&band)),
-                rows: rows as u32,
-                channels: channels as u32,
-                eps: eps,
-            },
+        let grid = |configuration: &Configuration| Grid {
             groups: [rows.div_ceil(configuration.size("ROUNDS")), 1, 1],
             local: [configuration.size("WG_SIZE"), 1, 1],
-            flop: 8 * (rows * channels) as u64,
-            bytes: (2 * rows * channels * x.dtype().size()) as u64,
-        })?;
+        };
+        let Grid { groups, local } = grid(&configuration);
+        x.device().run_tuned(
+            &Call {
+                kernel: "layer_norm",
+                dtype: x.dtype(),
+                configuration: &configuration,
+                arguments: &arguments! {
+                    x: &*x_band,
+                    gamma: gamma.buffer(),
+                    beta: beta.buffer(),
+                    y: Output(y.output(&band)),
+                    rows: rows as u32,
+                    channels: channels as u32,
+                    eps: eps,
+                },
+                groups,
+                local,
+                flop: 8 * (rows * channels) as u64,
+                bytes: (2 * rows * channels * x.dtype().size()) as u64,
+            },
+            &Tunable { class: &class, output: x.dtype(), grid: &grid },
+        )?;
     }
     Ok(y)
 }

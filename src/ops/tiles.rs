@@ -3,18 +3,36 @@
 use std::sync::Arc;
 
 use crate::DType;
-use crate::device::Device;
+use crate::device::{Device, Grid};
 use crate::info::DeviceInfo;
 use crate::kernel::Configuration;
 use crate::ops::PANEL;
 use crate::tune::Class;
 
 /// A kernel's configuration, and the launch that it leads to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct Tiling {
     pub configuration: Arc<Configuration>,
     pub groups: [usize; 3],
     pub local: [usize; 3],
+    /// The launch that a configuration leads to.
+    pub grid: GridOf,
+}
+
+/// The launch that a configuration of a kernel leads to, for a problem on a device.
+type GridOf = fn(&DeviceInfo, &Class, &Configuration) -> Grid;
+
+impl Tiling {
+    /// A configuration with its launch.
+    pub fn new(
+        device: &Device,
+        class: &Class,
+        configuration: Arc<Configuration>,
+        grid: GridOf,
+    ) -> Self {
+        let Grid { groups, local } = grid(device.info(), class, &configuration);
+        Self { configuration, groups, local, grid }
+    }
 }
 
 /// How a kernel of one shape is launched for a product of so many rows and outputs, which are
@@ -68,10 +86,14 @@ pub(super) fn register_tiling_of(
     class: &Class,
     given: &[(&'static str, u32)],
 ) -> Tiling {
-    let (rows, outputs) = (class.0[0].1, class.0[1].1);
     let mut suggested = suggested_register_tiles(device.info()).to_vec();
     suggested.extend(given);
     let configuration = device.configuration(kernel, dtype, class, &suggested);
+    Tiling::new(device, class, configuration, register_grid)
+}
+
+fn register_grid(info: &DeviceInfo, class: &Class, configuration: &Configuration) -> Grid {
+    let (rows, outputs, batch) = (class.0[0].1, class.0[1].1, batch(class));
     let tiles = rows.div_ceil(configuration.size("TILE_M"));
     let panels = outputs.div_ceil(PANEL);
     let least = [
@@ -79,22 +101,26 @@ pub(super) fn register_tiling_of(
         panels.div_ceil(configuration.size("PANELS")),
     ];
     // The products of a batch are work for several cores by themselves.
-    let batch = class.0.iter().find(|(name, _)| *name == "batch").map_or(1, |&(_, batch)| batch);
-    let cores = (device.info().compute_units as usize).div_ceil(batch);
-    let groups = register_blocks(tiles, panels, least, cores);
-    Tiling { configuration, groups, local: [1, 1, 1] }
+    let cores = (info.compute_units as usize).div_ceil(batch);
+    let [row_blocks, panel_blocks] = register_blocks(tiles, panels, least, cores);
+    Grid { groups: [row_blocks, panel_blocks, batch], local: [1, 1, 1] }
+}
+
+/// Products in the batch that a class describes.
+fn batch(class: &Class) -> usize {
+    class.0.iter().find(|(name, _)| *name == "batch").map_or(1, |&(_, batch)| batch)
 }
 
 /// Blocks of rows and blocks of panels, at least so many each: as many for every core, and several,
 /// so that the last ones end together; but packing a block's rows should stay small beside using
 /// them.
-fn register_blocks(tiles: usize, panels: usize, least: [usize; 2], cores: usize) -> [usize; 3] {
+fn register_blocks(tiles: usize, panels: usize, least: [usize; 2], cores: usize) -> [usize; 2] {
     let row_blocks = match least[0] {
         1 => 1,
         several => several.next_multiple_of(cores).min(tiles),
     };
     let wanted = (4 * cores).div_ceil(row_blocks).min(panels.div_ceil(2));
-    [row_blocks, least[1].max(wanted), 1]
+    [row_blocks, least[1].max(wanted)]
 }
 
 /// A tile is `TILE_M` rows by two vectors. It takes 24 of 32 registers where vectors have 16
@@ -112,8 +138,7 @@ pub(super) fn suggested_register_tiles(info: &DeviceInfo) -> [(&'static str, u32
 /// A work-group for a panel of a product of few rows: one work-item on CPU devices, the lanes of a
 /// GPU over outputs and over K.
 pub(super) fn panel_tiling(device: &Device, dtype: DType, class: &Class) -> Tiling {
-    let (rows, outputs) = (class.0[0].1, class.0[1].1);
-    let info = device.info();
+    let (rows, info) = (class.0[0].1, device.info());
     let [vector, item_outputs, slices] = match info.vector_width.min(16) {
         vector if info.prefers_register_tiles() => [vector.next_power_of_two(), PANEL as u32, 1],
         _ => [4, 4, 8],
@@ -125,8 +150,10 @@ pub(super) fn panel_tiling(device: &Device, dtype: DType, class: &Class) -> Tili
         ("SLICES", slices),
     ];
     let configuration = device.configuration("gemv", dtype, class, &suggested);
-    let items = PANEL / configuration.size("ITEM_N") * configuration.size("SLICES");
-    Tiling { configuration, groups: [outputs.div_ceil(PANEL), 1, 1], local: [items, 1, 1] }
+    Tiling::new(device, class, configuration, |_, class, configuration| {
+        let items = PANEL / configuration.size("ITEM_N") * configuration.size("SLICES");
+        Grid { groups: [class.0[1].1.div_ceil(PANEL), 1, 1], local: [items, 1, 1] }
+    })
 }
 
 /// A work-group for a tile of `TILE_M` rows by `TILE_N` outputs in local memory: for GPUs.
@@ -136,13 +163,17 @@ pub(super) fn local_tiling(
     dtype: DType,
     class: &Class,
 ) -> Tiling {
-    let (rows, outputs) = (class.0[0].1, class.0[1].1);
     let configuration = device.configuration(kernel, dtype, class, &[]);
+    Tiling::new(device, class, configuration, local_grid)
+}
+
+fn local_grid(_info: &DeviceInfo, class: &Class, configuration: &Configuration) -> Grid {
+    let (rows, outputs) = (class.0[0].1, class.0[1].1);
     let (tile_rows, tile_outputs) = (configuration.size("TILE_M"), configuration.size("TILE_N"));
     let items =
         (tile_rows / configuration.size("ITEM_M")) * (tile_outputs / configuration.size("ITEM_N"));
-    let groups = [rows.div_ceil(tile_rows), outputs.div_ceil(tile_outputs), 1];
-    Tiling { configuration, groups, local: [items, 1, 1] }
+    let groups = [rows.div_ceil(tile_rows), outputs.div_ceil(tile_outputs), batch(class)];
+    Grid { groups, local: [items, 1, 1] }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Timesteps as vectors.
 
-use crate::device::{Call, Device, arguments};
+use crate::device::{Call, Device, Grid, Tunable, arguments};
+use crate::kernel::Configuration;
 use crate::memory::Lifetime;
 use crate::tensor::{Tensor, to_bytes};
 use crate::tune::Class;
@@ -66,23 +67,30 @@ pub fn timestep_embedding(
     }
     let class = Class(vec![("samples", samples), ("width", width)]);
     let configuration = device.configuration("timestep_embedding", dtype, &class, &[]);
-    let items = configuration.size("WG_SIZE");
-    device.run(&Call {
-        kernel: "timestep_embedding",
-        dtype,
-        configuration: &configuration,
-        arguments: &arguments! {
-            timesteps: timesteps.buffer(),
-            frequencies: frequencies.buffer(),
-            y: Output(y.buffer()),
-            samples: samples as u32,
-            width: width as u32,
-            flip_sin_to_cos: u32::from(flip_sin_to_cos),
+    let grid = |configuration: &Configuration| {
+        let items = configuration.size("WG_SIZE");
+        Grid { groups: [width.div_ceil(items), samples, 1], local: [items, 1, 1] }
+    };
+    let Grid { groups, local } = grid(&configuration);
+    device.run_tuned(
+        &Call {
+            kernel: "timestep_embedding",
+            dtype,
+            configuration: &configuration,
+            arguments: &arguments! {
+                timesteps: timesteps.buffer(),
+                frequencies: frequencies.buffer(),
+                y: Output(y.buffer()),
+                samples: samples as u32,
+                width: width as u32,
+                flip_sin_to_cos: u32::from(flip_sin_to_cos),
+            },
+            groups,
+            local,
+            flop: 20 * (samples * width) as u64,
+            bytes: (samples * width * dtype.size()) as u64,
         },
-        groups: [width.div_ceil(items), samples, 1],
-        local: [items, 1, 1],
-        flop: 20 * (samples * width) as u64,
-        bytes: (samples * width * dtype.size()) as u64,
-    })?;
+        &Tunable { class: &class, output: dtype, grid: &grid },
+    )?;
     Ok(y)
 }

@@ -1,6 +1,7 @@
 //! Tokens as vectors.
 
-use crate::device::{Call, arguments};
+use crate::device::{Call, Grid, Tunable, arguments};
+use crate::kernel::Configuration;
 use crate::memory::Lifetime;
 use crate::tensor::Tensor;
 use crate::tune::Class;
@@ -40,26 +41,36 @@ pub fn token_embedding(
         })?;
         let class = Class(vec![("rows", count), ("channels", channels)]);
         let configuration = device.configuration("token_embedding", dtype, &class, &[]);
-        let items = configuration.size("WG_SIZE");
-        device.run(&Call {
-            kernel: "token_embedding",
-            dtype,
-            configuration: &configuration,
-            arguments: &arguments! {
-                ids: ids_block.buffer(),
-                tokens: tokens.buffer(),
-                positions: positions.buffer(),
-                y: Output(y.output(&band)),
-                samples: band.samples.len() as u32,
-                rows: rows.len() as u32,
-                first_row: rows.start as u32,
-                channels: channels as u32,
+        let grid = |configuration: &Configuration| {
+            let items = configuration.size("WG_SIZE");
+            Grid {
+                groups: [channels.div_ceil(items), rows.len(), band.samples.len()],
+                local: [items, 1, 1],
+            }
+        };
+        let Grid { groups, local } = grid(&configuration);
+        device.run_tuned(
+            &Call {
+                kernel: "token_embedding",
+                dtype,
+                configuration: &configuration,
+                arguments: &arguments! {
+                    ids: ids_block.buffer(),
+                    tokens: tokens.buffer(),
+                    positions: positions.buffer(),
+                    y: Output(y.output(&band)),
+                    samples: band.samples.len() as u32,
+                    rows: rows.len() as u32,
+                    first_row: rows.start as u32,
+                    channels: channels as u32,
+                },
+                groups,
+                local,
+                flop: (count * channels) as u64,
+                bytes: (3 * count * channels * dtype.size()) as u64,
             },
-            groups: [channels.div_ceil(items), rows.len(), band.samples.len()],
-            local: [items, 1, 1],
-            flop: (count * channels) as u64,
-            bytes: (3 * count * channels * dtype.size()) as u64,
-        })?;
+            &Tunable { class: &class, output: dtype, grid: &grid },
+        )?;
     }
     Ok(y)
 }

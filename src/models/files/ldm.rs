@@ -19,7 +19,7 @@ const OPEN_CLIP: &str = "cond_stage_model.model.";
 
 /// The models that such a file can be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     /// Stable Diffusion 1.x, with CLIP ViT-L.
     One,
     /// Stable Diffusion 2.x, with OpenCLIP ViT-H.
@@ -98,14 +98,15 @@ fn kind_of(file: &SafeTensors) -> Result<Kind> {
 }
 
 /// What the folders of Stable Diffusion 1.5 and 2.1-base say.
-struct Configs {
-    text_encoder: TextEncoderConfig,
-    unet: UNetConfig,
-    vae: VaeConfig,
+pub(crate) struct Configs {
+    pub text_encoder: TextEncoderConfig,
+    pub unet: UNetConfig,
+    pub vae: VaeConfig,
 }
 
 impl Configs {
-    fn of(path: &Path, kind: Kind) -> Result<Self> {
+    /// `path` is for messages.
+    pub fn of(path: &Path, kind: Kind) -> Result<Self> {
         let one = kind == Kind::One;
         let unet = json!({
             "attention_head_dim": if one { json!(8) } else { json!([5, 10, 20, 20]) },

@@ -11,6 +11,7 @@ mod folder;
 mod ldm;
 mod source;
 
+pub(crate) use ldm::{Configs, Kind};
 use source::Source;
 
 /// Which of several files to take where a component has more than one.

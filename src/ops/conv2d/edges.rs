@@ -1,7 +1,7 @@
 //! The first and the last convolution of a model: few channels in, or few out.
 
 use crate::DType;
-use crate::device::Device;
+use crate::device::{Device, Grid};
 use crate::info::DeviceInfo;
 use crate::ops::conv2d::{Conv2d, Problem};
 use crate::ops::tiles::{Tiling, suggested_register_tiles};
@@ -60,7 +60,7 @@ pub(super) fn edge_tiling(
     dtype: DType,
     class: &Class,
 ) -> Tiling {
-    let [rows, outputs, channels] = [0, 1, 2].map(|index| class.0[index].1);
+    let [outputs, channels] = [1, 2].map(|index| class.0[index].1);
     let [vector, tile_rows, tiles, ..] = suggested_register_tiles(device.info());
     let mut suggested = vec![("CHANNELS", channels as u32)];
     if kernel == Edge::FewOutputs.kernel() {
@@ -68,10 +68,11 @@ pub(super) fn edge_tiling(
     }
     suggested.extend([vector, tile_rows, tiles]);
     let configuration = device.configuration(kernel, dtype, class, &suggested);
-    // Several for each core, so that the last ones end together.
-    let cores = device.info().compute_units as usize;
-    let items = (rows / ITEM_PIXELS).clamp(1, 4 * cores);
-    Tiling { configuration, groups: [items, 1, 1], local: [1, 1, 1] }
+    Tiling::new(device, class, configuration, |info, class, _| {
+        // Several for each core, so that the last ones end together.
+        let items = (class.0[0].1 / ITEM_PIXELS).clamp(1, 4 * info.compute_units as usize);
+        Grid { groups: [items, 1, 1], local: [1, 1, 1] }
+    })
 }
 
 #[cfg(test)]

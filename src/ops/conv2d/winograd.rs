@@ -12,10 +12,9 @@
 use std::ops::Range;
 
 use super::{Conv2d, Job, Part, Problem};
-use crate::device::{Call, Device, arguments};
+use crate::device::{Call, Device, Tunable, arguments};
 use crate::info::DeviceInfo;
 use crate::memory::{Block, Lifetime};
-use crate::ops::gemm::{self, Algorithm};
 use crate::ops::tiles::{in_place, local_tiling, register_tiling_of};
 use crate::ops::{Activation, PANEL};
 use crate::tensor::{Band, Tensor};
@@ -261,44 +260,47 @@ impl Pass<'_> {
         products: &Block,
     ) -> Result<()> {
         let (device, inputs, batch) = (self.device(), self.job.problem.channels, self.places);
-        let problem = gemm::Problem { rows, outputs, inputs };
         let class =
             Class(vec![("rows", rows), ("outputs", outputs), ("inputs", inputs), ("batch", batch)]);
-        let (kernel, tiling) = match gemm::plan(&problem, device.info()) {
-            Algorithm::RegisterTiles => {
-                let mut suggested = suggested_tiles(device.info(), rows, outputs);
-                suggested.push(in_place(DType::F32, rows, inputs, inputs));
-                let kernel = "gemm_register";
-                (kernel, register_tiling_of(device, kernel, DType::F32, &class, &suggested))
-            }
-            Algorithm::LocalTiles => {
-                ("gemm_local", local_tiling(device, "gemm_local", DType::F32, &class))
-            }
+        let (kernel, tiling) = if device.info().prefers_register_tiles() {
+            let mut suggested = suggested_tiles(device.info(), rows, outputs);
+            suggested.push(in_place(DType::F32, rows, inputs, inputs));
+            let kernel = "gemm_register";
+            (kernel, register_tiling_of(device, kernel, DType::F32, &class, &suggested))
+        } else {
+            ("gemm_local", local_tiling(device, "gemm_local", DType::F32, &class))
         };
         let elements = rows * inputs + outputs * inputs + rows * outputs;
-        device.run(&Call {
-            kernel,
-            dtype: DType::F32,
-            configuration: &tiling.configuration,
-            arguments: &arguments! {
-                x: windows.buffer(),
-                x2: None,
-                weights: transformed.buffer(),
-                bias: None,
-                residual: None,
-                y: Output(products.buffer()),
-                rows: rows as u32,
-                outputs: outputs as u32,
-                inputs: inputs as u32,
-                columns: inputs as u32,
-                batch: batch as u32,
-                activation: Activation::None as u32,
+        device.run_tuned(
+            &Call {
+                kernel,
+                dtype: DType::F32,
+                configuration: &tiling.configuration,
+                arguments: &arguments! {
+                    x: windows.buffer(),
+                    x2: None,
+                    weights: transformed.buffer(),
+                    bias: None,
+                    residual: None,
+                    y: Output(products.buffer()),
+                    rows: rows as u32,
+                    outputs: outputs as u32,
+                    inputs: inputs as u32,
+                    columns: inputs as u32,
+                    batch: batch as u32,
+                    activation: Activation::None as u32,
+                },
+                groups: tiling.groups,
+                local: tiling.local,
+                flop: 2 * (batch * rows * outputs) as u64 * inputs as u64,
+                bytes: (batch * elements * size_of::<f32>()) as u64,
             },
-            groups: [tiling.groups[0], tiling.groups[1], batch],
-            local: tiling.local,
-            flop: 2 * (batch * rows * outputs) as u64 * inputs as u64,
-            bytes: (batch * elements * size_of::<f32>()) as u64,
-        })
+            &Tunable {
+                class: &class,
+                output: DType::F32,
+                grid: &|configuration| (tiling.grid)(device.info(), &class, configuration),
+            },
+        )
     }
 
     fn transform_products(

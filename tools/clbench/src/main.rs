@@ -8,14 +8,17 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use ellesmere::Error;
 
+mod check;
 mod compare;
 mod devices;
+mod explain;
 mod list;
 mod peak;
 mod report;
 mod results;
 mod run;
 mod table;
+mod tune;
 
 #[derive(Parser)]
 #[command(version, about)]
@@ -26,24 +29,37 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Measure every pick of the tuning database again, and fail where one has become slow
+    Check(check::Arguments),
     /// List the devices of this machine, best first
     Devices(devices::Arguments),
+    /// Say which configuration a kernel gets for a problem, and why
+    Explain(explain::Arguments),
     /// List the kernels with their parameters
     List(list::Arguments),
     Run(run::Arguments),
     Peak(peak::Arguments),
     Compare(compare::Arguments),
     Report(report::Arguments),
+    /// Find the best configuration of a kernel on a device
+    Tune(Box<tune::Arguments>),
+    /// What `tune` runs candidates in
+    #[command(hide = true)]
+    TuneWorker,
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
+        Command::Check(arguments) => check::run(&arguments),
         Command::Devices(arguments) => devices::run(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
         Command::Run(arguments) => run::run(&arguments),
         Command::Peak(arguments) => peak::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
+        Command::Tune(arguments) => tune::run(&arguments),
+        Command::TuneWorker => tune::worker::run(),
     };
     match outcome {
         Ok(status) => status,

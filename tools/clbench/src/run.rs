@@ -52,7 +52,7 @@ pub struct Arguments {
     json: bool,
 }
 
-fn size(text: &str) -> std::result::Result<(String, usize), String> {
+pub fn size(text: &str) -> std::result::Result<(String, usize), String> {
     let pair = text.split_once('=').and_then(|(name, value)| Some((name, value.parse().ok()?)));
     let (name, value) = pair.ok_or_else(|| format!("expected NAME=SIZE, got {text:?}"))?;
     Ok((name.trim().to_owned(), value))
@@ -77,7 +77,7 @@ pub fn model_cases() -> impl Iterator<Item = &'static Case> {
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let case = match arguments.kernel.as_str() {
         "all" => None,
-        name => Some(find(name)?),
+        name => Some(Case::known(name)?),
     };
     let dtype: DType = arguments.dtype.parse()?;
     let time = Duration::try_from_secs_f64(arguments.time).map_err(|_| {
@@ -129,14 +129,6 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     let agrees = |facts: &Facts| facts.agreement.is_none_or(|agreement| agreement.holds());
     Ok(if all.iter().all(agrees) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-fn find(name: &str) -> Result<&'static Case> {
-    Case::find(name).ok_or_else(|| {
-        let names: Vec<&str> = CASES.iter().flat_map(|case| case.kernels).copied().collect();
-        let detail = format!("expected all or one of {}, got {name:?}", names.join(", "));
-        Error::argument("kernel", detail)
-    })
 }
 
 fn facts<'a>(
