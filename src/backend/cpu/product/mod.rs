@@ -20,6 +20,8 @@ mod tile;
 pub use epilogue::Epilogue;
 use epilogue::Output;
 use tile::Tile;
+#[cfg(test)]
+pub use tile::has;
 
 /// The most terms of a block of K: such rows of a tile and such a panel stay in the second cache.
 const DEPTH: usize = 512;
