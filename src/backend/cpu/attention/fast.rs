@@ -125,7 +125,7 @@ impl Tiling {
             task_queries: blocks * block,
             keys: problem.keys.div_ceil(tiles),
             width,
-            stride: (width / CHUNK | 1) * CHUNK,
+            stride: ((width / CHUNK) | 1) * CHUNK,
         }
     }
 
@@ -215,7 +215,7 @@ unsafe fn run<L: Lanes>(
         for start in (0..seen).step_by(tiling.keys) {
             let end = seen.min(start + tiling.keys);
             load_tile::<L>(problem, tiling, task, start..end, &mut scratch);
-            for index in 0..blocks {
+            for (index, running) in running.iter_mut().enumerate().take(blocks) {
                 if start == 0 {
                     load_queries::<L>(problem, tiling, task, index, &mut scratch);
                 }
@@ -223,17 +223,9 @@ unsafe fn run<L: Lanes>(
                 let next = seen.min(end + tiling.keys) - end;
                 let next = end + next * index / blocks..end + next * (index + 1) / blocks;
                 find_lines(problem, tiling, task, &pair, next, y, &mut lines);
-                attend::<L>(
-                    problem,
-                    tiling,
-                    task,
-                    &pair,
-                    &mut running[index],
-                    &lines,
-                    &mut scratch,
-                );
+                attend::<L>(problem, tiling, task, &pair, running, &lines, &mut scratch);
                 if pair.last {
-                    let total = running[index].total;
+                    let total = running.total;
                     store::<L>(problem, tiling, task, index, total, &mut scratch, y);
                 }
             }

@@ -34,6 +34,7 @@ pub trait Lanes: Copy {
 ///
 /// As [`Lanes`].
 #[inline(always)]
+#[expect(clippy::approx_constant, reason = "a fitted coefficient is near ln 2, and not ln 2")]
 pub unsafe fn exp2_of_negative<L: Lanes>(x: L) -> L {
     // SAFETY: as this function's.
     unsafe {
