@@ -3,125 +3,274 @@
 //   q            [samples, queries, q_stride]           REAL
 //   k, v         [all samples, keys, k_ or v_stride]    REAL
 //   y            [samples, queries, heads, HEAD_WIDTH]  REAL
-//   launch       one work-item per (32 queries, head, sample): for CPUs
+//   launch       one work-item per (BLOCKS * 2 * VECTOR queries, head, sample): for CPUs
 //
 // A head's columns begin at its start, plus head * HEAD_WIDTH, in each row. The samples of q and y
 // are those from first_sample on of k and v; their queries are those from first_query on of the
 // sequence, which matters to `causal` alone: a query sees no key behind it.
 //
-// Scores of a tile of keys are made, weighed and spent while they are in a cache: the sum and the
-// largest score so far are all that is kept of those before (online softmax). With queries as lanes
-// a row of k or v is read as single numbers, which multiply two vectors each, and no sum ever runs
-// across lanes.
+// A tile of keys and values is read once for all blocks of a work-item's queries; each block's
+// scores of it are made, weighed and spent while they are in a cache: the sum and the largest score
+// so far are all that is kept of those before (online softmax). With queries as lanes a row of k or
+// v is read as single numbers, which multiply two vectors each, so that no width of a head leaves
+// lanes empty and no sum ever runs across lanes.
 
 #ifndef HEAD_WIDTH
 #define HEAD_WIDTH 64   // columns of a head, at most 512
 #endif
+#ifndef VECTOR
+#define VECTOR 16       // lanes of the device's vectors: 4, 8 or 16
+#endif
+#ifndef TILE
+#define TILE 14         // rows of a register tile, each of two vectors; at most 14
+#endif
 #ifndef KEYS
-#define KEYS 64         // keys in a tile; a multiple of 8
+#define KEYS 128        // keys in a tile
 #endif
-#if KEYS % 8
-#error "KEYS must be a multiple of 8"
+#ifndef BLOCKS
+#define BLOCKS 8        // blocks of queries of a work-item
+#endif
+#if TILE < 1 || TILE > 14
+#error "TILE must be 1 to 14"
 #endif
 
-#define LANES 16
-#define QUERIES (2 * LANES)     // of a work-item
-#define STEP 8                  // keys, or columns, whose sums are in registers at once
-// HEAD_WIDTH rounded up to whole steps and whole vectors; columns behind it are zero.
-#define WIDTH ((HEAD_WIDTH + LANES - 1) / LANES * LANES)
-// What no score is below, and what hides a key: its weight is e^-1e30.
+#define CHUNK 16                        // columns of a key that lie side by side in a tile
+#define QUERIES (2 * VECTOR)            // of a block
+#define CHUNKS ((HEAD_WIDTH + CHUNK - 1) / CHUNK)
+#define WIDTH (CHUNKS * CHUNK)
+#define VALUE_ROW ((CHUNKS | 1) * CHUNK)    // an odd number of cache lines: rows in different sets
+// Columns are cut into as even tiles as may be: the first LONG_TILES have one more.
+#define COLUMN_TILES ((HEAD_WIDTH + TILE - 1) / TILE)
+#define SHORT (HEAD_WIDTH / COLUMN_TILES)
+#define LONG_TILES (HEAD_WIDTH % COLUMN_TILES)
+// Cache lines that a block of queries or its share of a tile's keys can lie in.
+#define LINE 64
+#define ROW_LINES (HEAD_WIDTH * sizeof(REAL) / LINE + 2)
+#define LINES ((2 * KEYS + 2 * QUERIES) * ROW_LINES)
+// What no score is below, and what hides a key: its weight is 2^-125 of the largest.
 #define HIDDEN (-1e30f)
+#define LOG2_E 1.44269504f
 
-// `rows` rows of HEAD_WIDTH columns into a tile of KEYS rows; zero behind them.
-INLINE void load_tile(float *tile, __global const REAL *p, const uint stride, const uint rows)
+#define floatV WORD(float, VECTOR)
+#define intV WORD(int, VECTOR)
+#define vloadV WORD(vload, VECTOR)
+#define vstoreV WORD(vstore, VECTOR)
+#define as_intV WORD(as_int, VECTOR)
+#define as_floatV WORD(as_float, VECTOR)
+#define convert_intV WORD(convert_int, VECTOR)
+#define convert_floatV WORD(convert_float, VECTOR)
+
+// A block's largest scores so far and the sums of its weights.
+typedef struct {
+    floatV most[2];
+    floatV total[2];
+} Running;
+
+// A vector of an array that is aligned to whole ones. vloadn and vstoren assume no alignment, for
+// which some compilers take a vector to pieces.
+#define ALIGNED __attribute__((aligned(64)))
+INLINE floatV get(const float *p) { return *(const floatV *)p; }
+INLINE void put(const floatV value, float *p) { *(floatV *)p = value; }
+
+// target[0..WIDTH] = source[start..start + HEAD_WIDTH], zero behind.
+INLINE void load_row(float *target, __global const REAL *source, const size_t start)
 {
-    for (uint row = 0; row < KEYS; row++) {
-        float *target = tile + row * WIDTH;
-        if (row >= rows) {
-            for (uint c = 0; c < WIDTH; c += LANES)
-                vstore16((float16)0.0f, 0, target + c);
-            continue;
+    uint c = 0;
+    for (; c + CHUNK <= HEAD_WIDTH; c += CHUNK)
+        vstore16(load_real16(source, start + c), 0, target + c);
+    for (; c < WIDTH; c++)
+        target[c] = c < HEAD_WIDTH ? load_real(source, start + c) : 0.0f;
+}
+
+// Turns VECTOR rows of VECTOR floats into columns. Each round puts two rows, half the rows apart,
+// together like the teeth of a zip; a whole turn of an element's place exchanges row and column.
+INLINE void transpose(const float *from, const uint from_stride, float *to, const uint to_stride)
+{
+    floatV rows[VECTOR], zipped[VECTOR];
+#pragma unroll
+    for (uint i = 0; i < VECTOR; i++)
+        rows[i] = get(from + i * from_stride);
+#pragma unroll
+    for (uint round = 1; round < VECTOR; round *= 2) {
+#pragma unroll
+        for (uint i = 0; i < VECTOR / 2; i++) {
+            zipped[2 * i].even = rows[i].lo;
+            zipped[2 * i].odd = rows[i + VECTOR / 2].lo;
+            zipped[2 * i + 1].even = rows[i].hi;
+            zipped[2 * i + 1].odd = rows[i + VECTOR / 2].hi;
         }
-        const size_t source = row * (size_t)stride;
-        uint c = 0;
-        for (; c + LANES <= HEAD_WIDTH; c += LANES)
-            vstore16(load_real16(p, source + c), 0, target + c);
-        for (; c < WIDTH; c++)
-            target[c] = c < HEAD_WIDTH ? load_real(p, source + c) : 0.0f;
+#pragma unroll
+        for (uint i = 0; i < VECTOR; i++)
+            rows[i] = zipped[i];
+    }
+#pragma unroll
+    for (uint i = 0; i < VECTOR; i++)
+        put(rows[i], to + i * to_stride);
+}
+
+// 2^x for x <= 0, 2^-125 below that; within 2e-7 of itself. A minimax fit of 2^r on |r| <= 1/2
+// that is 1 at 0, as a polynomial that stays in vectors, where some drivers call exp2() once a lane.
+INLINE floatV exp2_of_negative(const floatV x)
+{
+    const floatV bounded = fmax(x, -125.0f);
+    const intV turns = convert_intV(bounded - 0.5f);    // rounded to the nearest: it is negative
+    const floatV r = bounded - convert_floatV(turns);
+    floatV value = fma((floatV)1.3264727e-3f, r, 9.671513e-3f);
+    value = fma(value, r, 5.5507336e-2f);
+    value = fma(value, r, 2.4022242e-1f);
+    value = fma(value, r, 6.93147e-1f);
+    value = fma(value, r, 1.0f);
+    return as_floatV(as_intV(value) + (turns << 23));
+}
+
+// Scores of `rows` keys, a constant: query is [HEAD_WIDTH][2][VECTOR], keys is
+// [CHUNKS][rows][CHUNK], scores is [rows][2][VECTOR]. On the way a cache is told to fetch the
+// lines, a few a chunk, so that they come while there is work to do. (With get and put here, LLVM
+// 15 would not keep the sums in registers.)
+INLINE void score_rows(const uint rows, const float *query, const float *keys, float *scores,
+                       floatV *most, __global const char **lines, const uint line_count)
+{
+    floatV sums[TILE][2];
+    uint line = 0;
+#pragma unroll
+    for (uint row = 0; row < rows; row++)
+        sums[row][0] = sums[row][1] = 0.0f;
+    for (uint chunk = 0; chunk < CHUNKS; chunk++) {
+        const uint line_end = line_count * (chunk + 1) / CHUNKS;
+        for (; line < line_end; line++)
+            fetch_line(lines[line]);
+        const uint columns = min(CHUNK, HEAD_WIDTH - (int)chunk * CHUNK);
+        const float *first = keys;
+        for (uint column = 0; column < columns; column++) {
+            const floatV left = vloadV(0, query), right = vloadV(1, query);
+#pragma unroll
+            for (uint row = 0; row < rows; row++) {
+                const floatV key = first[row * CHUNK];
+                sums[row][0] = fma(key, left, sums[row][0]);
+                sums[row][1] = fma(key, right, sums[row][1]);
+            }
+            query += QUERIES;
+            first++;
+        }
+        keys += rows * CHUNK;
+    }
+    floatV left_most = most[0], right_most = most[1];
+#pragma unroll
+    for (uint row = 0; row < rows; row++) {
+        left_most = fmax(left_most, sums[row][0]);
+        right_most = fmax(right_most, sums[row][1]);
+        vstoreV(sums[row][0], 2 * row, scores);
+        vstoreV(sums[row][1], 2 * row + 1, scores);
+    }
+    most[0] = left_most;
+    most[1] = right_most;
+}
+
+// As score_rows, of any number of rows up to TILE.
+INLINE void score(const uint rows, const float *query, const float *keys, float *scores,
+                  floatV *most, __global const char **lines, const uint line_count)
+{
+    switch (rows) {
+#define ROWS(count)                                                                    \
+    case count:                                                                        \
+        score_rows(count < TILE ? count : TILE, query, keys, scores, most, lines, line_count); \
+        break;
+    ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6) ROWS(7)
+    ROWS(8) ROWS(9) ROWS(10) ROWS(11) ROWS(12) ROWS(13) ROWS(14)
+#undef ROWS
     }
 }
 
-// Scores of 8 keys for all queries: `left` and `right` are the halves of the queries.
-INLINE void score(const float16 *q, const float *k, float16 *scores)
+// Adds weights x values of `columns` columns, a constant, to sums, which is [columns][2][VECTOR].
+INLINE void spend(const uint columns, const float *weights, const uint keys, const float *values,
+                  float *target)
 {
-    float16 l0 = 0, l1 = 0, l2 = 0, l3 = 0, l4 = 0, l5 = 0, l6 = 0, l7 = 0;
-    float16 r0 = 0, r1 = 0, r2 = 0, r3 = 0, r4 = 0, r5 = 0, r6 = 0, r7 = 0;
-    for (uint c = 0; c < HEAD_WIDTH; c++) {
-        const float16 left = q[2 * c], right = q[2 * c + 1];
-        const float k0 = k[c], k1 = k[WIDTH + c], k2 = k[2 * WIDTH + c], k3 = k[3 * WIDTH + c];
-        const float k4 = k[4 * WIDTH + c], k5 = k[5 * WIDTH + c];
-        const float k6 = k[6 * WIDTH + c], k7 = k[7 * WIDTH + c];
-        l0 = fma(left, k0, l0), r0 = fma(right, k0, r0);
-        l1 = fma(left, k1, l1), r1 = fma(right, k1, r1);
-        l2 = fma(left, k2, l2), r2 = fma(right, k2, r2);
-        l3 = fma(left, k3, l3), r3 = fma(right, k3, r3);
-        l4 = fma(left, k4, l4), r4 = fma(right, k4, r4);
-        l5 = fma(left, k5, l5), r5 = fma(right, k5, r5);
-        l6 = fma(left, k6, l6), r6 = fma(right, k6, r6);
-        l7 = fma(left, k7, l7), r7 = fma(right, k7, r7);
+    floatV sums[TILE][2];
+#pragma unroll
+    for (uint column = 0; column < columns; column++) {
+        sums[column][0] = get(target + column * QUERIES);
+        sums[column][1] = get(target + column * QUERIES + VECTOR);
     }
-    scores[0] = l0, scores[1] = r0, scores[2] = l1, scores[3] = r1;
-    scores[4] = l2, scores[5] = r2, scores[6] = l3, scores[7] = r3;
-    scores[8] = l4, scores[9] = r4, scores[10] = l5, scores[11] = r5;
-    scores[12] = l6, scores[13] = r6, scores[14] = l7, scores[15] = r7;
-}
-
-// Adds 8 columns of weights x values of a tile to the sums, which shrink by `fade` first.
-INLINE void spend(const float16 *weights, const float *v, const uint keys, float16 *sums,
-                  const float16 left_fade, const float16 right_fade)
-{
-    float16 l0 = sums[0] * left_fade, r0 = sums[1] * right_fade;
-    float16 l1 = sums[2] * left_fade, r1 = sums[3] * right_fade;
-    float16 l2 = sums[4] * left_fade, r2 = sums[5] * right_fade;
-    float16 l3 = sums[6] * left_fade, r3 = sums[7] * right_fade;
-    float16 l4 = sums[8] * left_fade, r4 = sums[9] * right_fade;
-    float16 l5 = sums[10] * left_fade, r5 = sums[11] * right_fade;
-    float16 l6 = sums[12] * left_fade, r6 = sums[13] * right_fade;
-    float16 l7 = sums[14] * left_fade, r7 = sums[15] * right_fade;
     for (uint key = 0; key < keys; key++) {
-        const float16 left = weights[2 * key], right = weights[2 * key + 1];
-        const float *row = v + key * WIDTH;
-        l0 = fma(left, row[0], l0), r0 = fma(right, row[0], r0);
-        l1 = fma(left, row[1], l1), r1 = fma(right, row[1], r1);
-        l2 = fma(left, row[2], l2), r2 = fma(right, row[2], r2);
-        l3 = fma(left, row[3], l3), r3 = fma(right, row[3], r3);
-        l4 = fma(left, row[4], l4), r4 = fma(right, row[4], r4);
-        l5 = fma(left, row[5], l5), r5 = fma(right, row[5], r5);
-        l6 = fma(left, row[6], l6), r6 = fma(right, row[6], r6);
-        l7 = fma(left, row[7], l7), r7 = fma(right, row[7], r7);
+        const floatV left = get(weights), right = get(weights + VECTOR);
+#pragma unroll
+        for (uint column = 0; column < columns; column++) {
+            const floatV value = values[column];
+            sums[column][0] = fma(value, left, sums[column][0]);
+            sums[column][1] = fma(value, right, sums[column][1]);
+        }
+        weights += QUERIES;
+        values += VALUE_ROW;
     }
-    sums[0] = l0, sums[1] = r0, sums[2] = l1, sums[3] = r1;
-    sums[4] = l2, sums[5] = r2, sums[6] = l3, sums[7] = r3;
-    sums[8] = l4, sums[9] = r4, sums[10] = l5, sums[11] = r5;
-    sums[12] = l6, sums[13] = r6, sums[14] = l7, sums[15] = r7;
+#pragma unroll
+    for (uint column = 0; column < columns; column++) {
+        put(sums[column][0], target + column * QUERIES);
+        put(sums[column][1], target + column * QUERIES + VECTOR);
+    }
 }
 
-// e^x for x <= 0, 0 below -87, within 2 ulp: a polynomial that stays in vectors, where some
-// drivers call exp() once a lane.
-INLINE float16 exp_of_negative(const float16 x)
+// Makes weights of scores, 2^(score - most), and adds them to their sums.
+INLINE void weigh(float *scores, const uint keys, Running *running)
 {
-    const float16 bounded = fmax(x, -87.3f);
-    const float16 turns = rint(bounded * 1.44269504f);
-    float16 r = fma(turns, -0.693359375f, bounded);
-    r = fma(turns, 2.12194440e-4f, r);
-    float16 tail = fma(r, 1.9789261e-4f, 1.3945752e-3f);
-    tail = fma(tail, r, 8.333504e-3f);
-    tail = fma(tail, r, 4.166628e-2f);
-    tail = fma(tail, r, 1.6666666e-1f);
-    tail = fma(tail, r, 0.5f);
-    const float16 value = fma(tail, r * r, r) + 1.0f;
-    const float16 result = value * as_float16((convert_int16(turns) + 127) << 23);
-    return x < -87.3f ? (float16)0.0f : result;
+    const floatV left_most = running->most[0], right_most = running->most[1];
+    floatV left_total = running->total[0], right_total = running->total[1];
+    for (uint key = 0; key < keys; key++, scores += QUERIES) {
+        const floatV left = exp2_of_negative(get(scores) - left_most);
+        const floatV right = exp2_of_negative(get(scores + VECTOR) - right_most);
+        put(left, scores);
+        put(right, scores + VECTOR);
+        left_total += left;
+        right_total += right;
+    }
+    running->total[0] = left_total;
+    running->total[1] = right_total;
+}
+
+// Hides the keys behind each query of a block, and finds the largest of the scores that are left:
+// the first key's place is `start`, the first query's `position`.
+INLINE void hide(float *scores, const uint keys, const uint start, const uint position,
+                 floatV *most)
+{
+    for (uint key = 0; key < keys; key++, scores += QUERIES) {
+        for (uint lane = 0; lane < QUERIES && position + lane < start + key; lane++)
+            scores[lane] = HIDDEN;
+        most[0] = fmax(most[0], get(scores));
+        most[1] = fmax(most[1], get(scores + VECTOR));
+    }
+}
+
+// Takes new largest scores, before which earlier sums are to shrink.
+INLINE void fade(Running *running, const floatV *most, float *sums)
+{
+    if (!any(as_intV(most[0] > running->most[0]) | as_intV(most[1] > running->most[1])))
+        return;
+    const floatV left = exp2_of_negative(running->most[0] - most[0]);
+    const floatV right = exp2_of_negative(running->most[1] - most[1]);
+    running->most[0] = most[0];
+    running->most[1] = most[1];
+    running->total[0] *= left;
+    running->total[1] *= right;
+    for (uint column = 0; column < HEAD_WIDTH; column++, sums += QUERIES) {
+        put(get(sums) * left, sums);
+        put(get(sums + VECTOR) * right, sums + VECTOR);
+    }
+}
+
+// Adds the cache lines of a row to those that are wanted soon.
+INLINE uint note_lines(__global const char **lines, uint count, __global const REAL *row)
+{
+    __global const char *start = (__global const char *)row;
+    const uint bytes = HEAD_WIDTH * sizeof(REAL);
+    for (uint offset = 0; offset < bytes; offset += LINE)
+        lines[count++] = start + offset;
+    lines[count++] = start + bytes - 1;
+    return count;
+}
+
+// The first row of part `index` of `parts` even parts.
+INLINE uint part(const uint rows, const uint parts, const uint index)
+{
+    return rows * index / parts;
 }
 
 __kernel __attribute__((reqd_work_group_size(1, 1, 1)))
@@ -144,85 +293,128 @@ void attention_register(__global const REAL *q,
                         const uint causal,
                         const float scale)
 {
-    const uint first = get_group_id(0) * QUERIES;
+    const uint first = get_group_id(0) * (BLOCKS * QUERIES);
     const uint head = get_group_id(1);
     const uint sample = get_group_id(2);
-    const uint count = min((uint)QUERIES, queries - first);
+    const uint count = min((uint)(BLOCKS * QUERIES), queries - first);
+    const uint blocks = (count + QUERIES - 1) / QUERIES;
+    const size_t row = (size_t)sample * queries + first;
     const size_t context = (size_t)(first_sample + sample) * keys;
+    __global const REAL *q_head = q + row * q_stride + q_start + head * HEAD_WIDTH;
+    __global const REAL *k_head = k + context * k_stride + k_start + head * HEAD_WIDTH;
+    __global const REAL *v_head = v + context * v_stride + v_start + head * HEAD_WIDTH;
+    __global REAL *y_head = y + (row * heads + head) * HEAD_WIDTH;
+    const size_t y_stride = (size_t)heads * HEAD_WIDTH;
 
-    float16 query[2 * WIDTH];
-    float16 sums[2 * WIDTH];
-    float16 scores[2 * KEYS];
-    float tile[KEYS * WIDTH];
+    ALIGNED float query[BLOCKS][WIDTH * QUERIES];   // [WIDTH][2][VECTOR], times scale and log2 e
+    ALIGNED float sums[BLOCKS][WIDTH * QUERIES];
+    ALIGNED float scores[KEYS * QUERIES];           // then weights
+    ALIGNED float k_tile[KEYS * WIDTH];             // register tiles, one behind the other
+    ALIGNED float v_tile[KEYS * VALUE_ROW];
+    ALIGNED float rows[QUERIES * WIDTH];            // of queries, or of the result
+    Running running[BLOCKS];
+    __global const char *lines[LINES];
 
-    // Columns become rows of two vectors; queries behind the last one are zero.
-    float *lanes = (float *)query;
-    for (uint c = 0; c < 2 * WIDTH; c++) {
-        query[c] = 0.0f;
-        sums[c] = 0.0f;
-    }
-    for (uint row = 0; row < count; row++) {
-        const size_t source = ((size_t)sample * queries + first + row) * q_stride + q_start
-                            + head * HEAD_WIDTH;
-        for (uint c = 0; c < HEAD_WIDTH; c++)
-            lanes[c * QUERIES + row] = scale * load_real(q, source + c);
-    }
-
-    const int16 lane = (int16)(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    const int16 left_position = lane + (int)(first_query + first);
-    const int16 right_position = left_position + LANES;
     const uint seen = causal ? min(keys, first_query + first + count) : keys;
-    float16 left_most = HIDDEN, right_most = HIDDEN;
-    float16 left_total = 0.0f, right_total = 0.0f;
     for (uint start = 0; start < seen; start += KEYS) {
         const uint tile_keys = min((uint)KEYS, seen - start);
-        load_tile(tile, k + (context + start) * k_stride + k_start + head * HEAD_WIDTH, k_stride,
-                  tile_keys);
-        for (uint key = 0; key < tile_keys; key += STEP)
-            score(query, tile + key * WIDTH, scores + 2 * key);
-        if (causal) {
-            for (uint key = 0; key < tile_keys; key++) {
-                const int16 position = (int)(start + key);
-                scores[2 * key] = position <= left_position ? scores[2 * key] : (float16)HIDDEN;
-                scores[2 * key + 1] =
-                    position <= right_position ? scores[2 * key + 1] : (float16)HIDDEN;
+        const uint next_keys = min((uint)KEYS, seen - start - tile_keys);
+        const uint tiles = (tile_keys + TILE - 1) / TILE;
+        for (uint tile = 0; tile < tiles; tile++) {
+            const uint tile_start = part(tile_keys, tiles, tile);
+            const uint tile_rows = part(tile_keys, tiles, tile + 1) - tile_start;
+            for (uint i = 0; i < tile_rows; i++) {
+                load_row(rows, k_head, (start + tile_start + i) * (size_t)k_stride);
+                float *target = k_tile + tile_start * WIDTH + i * CHUNK;
+                for (uint chunk = 0; chunk < CHUNKS; chunk++)
+                    vstore16(vload16(chunk, rows), 0, target + chunk * tile_rows * CHUNK);
             }
         }
+        for (uint i = 0; i < tile_keys; i++)
+            load_row(v_tile + i * VALUE_ROW, v_head, (start + i) * (size_t)v_stride);
 
-        float16 left_new = left_most, right_new = right_most;
-        for (uint key = 0; key < tile_keys; key++) {
-            left_new = fmax(left_new, scores[2 * key]);
-            right_new = fmax(right_new, scores[2 * key + 1]);
+        for (uint block = 0; block < blocks; block++) {
+            const uint block_first = block * QUERIES;
+            const uint block_queries = min((uint)QUERIES, count - block_first);
+            if (start == 0) {
+                for (uint i = 0; i < QUERIES * WIDTH; i++)
+                    sums[block][i] = rows[i] = 0.0f;
+                for (uint i = 0; i < block_queries; i++) {
+                    load_row(rows + i * WIDTH, q_head, (block_first + i) * (size_t)q_stride);
+                    for (uint c = 0; c < WIDTH; c++)
+                        rows[i * WIDTH + c] *= scale * LOG2_E;
+                }
+                for (uint lane = 0; lane < QUERIES; lane += VECTOR)
+                    for (uint c = 0; c < WIDTH; c += VECTOR)
+                        transpose(rows + lane * WIDTH + c, WIDTH,
+                                  query[block] + c * QUERIES + lane, QUERIES);
+                running[block].most[0] = running[block].most[1] = HIDDEN;
+                running[block].total[0] = running[block].total[1] = 0.0f;
+            }
+
+            // What is wanted soon lies apart where a row holds several heads, so that no cache
+            // foresees it: the next keys and values, queries and results.
+            uint line_count = 0;
+            for (uint i = part(next_keys, blocks, block); i < part(next_keys, blocks, block + 1);
+                 i++) {
+                const size_t key = start + tile_keys + i;
+                line_count = note_lines(lines, line_count, k_head + key * k_stride);
+                line_count = note_lines(lines, line_count, v_head + key * v_stride);
+            }
+            if (start == 0)
+                for (uint i = block_first + QUERIES; i < min(block_first + 2 * QUERIES, count); i++)
+                    line_count = note_lines(lines, line_count, q_head + i * (size_t)q_stride);
+            if (next_keys == 0)
+                for (uint i = block_first; i < block_first + block_queries; i++)
+                    line_count = note_lines(lines, line_count, y_head + i * y_stride);
+
+            // A block sees the keys up to its last query's position.
+            const uint position = first_query + first + block_first;
+            const uint behind = causal ? max(start, position + QUERIES) - start : tile_keys;
+            const uint visible = min(tile_keys, behind);
+            floatV most[2] = {running[block].most[0], running[block].most[1]};
+            for (uint tile = 0; tile < tiles; tile++) {
+                const uint tile_start = part(tile_keys, tiles, tile);
+                const uint line = part(line_count, tiles, tile);
+                if (tile_start < visible)
+                    score(part(tile_keys, tiles, tile + 1) - tile_start, query[block],
+                          k_tile + tile_start * WIDTH, scores + tile_start * QUERIES, most,
+                          lines + line, part(line_count, tiles, tile + 1) - line);
+            }
+            if (causal && start + visible > position + 1) {
+                most[0] = running[block].most[0];
+                most[1] = running[block].most[1];
+                hide(scores, visible, start, position, most);
+            }
+            fade(&running[block], most, sums[block]);
+            weigh(scores, visible, &running[block]);
+            for (uint tile = 0; tile < LONG_TILES; tile++) {
+                const uint c = tile * (SHORT + 1);
+                spend(SHORT + 1, scores, visible, v_tile + c, sums[block] + c * QUERIES);
+            }
+            for (uint tile = LONG_TILES; tile < COLUMN_TILES; tile++) {
+                const uint c = LONG_TILES + tile * SHORT;
+                spend(SHORT, scores, visible, v_tile + c, sums[block] + c * QUERIES);
+            }
+
+            if (next_keys == 0) {
+                for (uint lane = 0; lane < QUERIES; lane += VECTOR)
+                    for (uint c = 0; c < WIDTH; c += VECTOR)
+                        transpose(sums[block] + c * QUERIES + lane, QUERIES,
+                                  rows + lane * WIDTH + c, WIDTH);
+                ALIGNED float totals[QUERIES];
+                put(running[block].total[0], totals);
+                put(running[block].total[1], totals + VECTOR);
+                for (uint i = 0; i < block_queries; i++) {
+                    const float factor = 1.0f / totals[i];
+                    const size_t target = (block_first + i) * y_stride;
+                    uint c = 0;
+                    for (; c + CHUNK <= HEAD_WIDTH; c += CHUNK)
+                        store_real16(y_head, target + c, vload16(0, rows + i * WIDTH + c) * factor);
+                    for (; c < HEAD_WIDTH; c++)
+                        store_real(y_head, target + c, rows[i * WIDTH + c] * factor);
+                }
+            }
         }
-        const float16 left_fade = exp_of_negative(left_most - left_new);
-        const float16 right_fade = exp_of_negative(right_most - right_new);
-        left_most = left_new;
-        right_most = right_new;
-        left_total *= left_fade;
-        right_total *= right_fade;
-        for (uint key = 0; key < tile_keys; key++) {
-            scores[2 * key] = exp_of_negative(scores[2 * key] - left_most);
-            scores[2 * key + 1] = exp_of_negative(scores[2 * key + 1] - right_most);
-            left_total += scores[2 * key];
-            right_total += scores[2 * key + 1];
-        }
-
-        load_tile(tile, v + (context + start) * v_stride + v_start + head * HEAD_WIDTH, v_stride,
-                  tile_keys);
-        for (uint c = 0; c < HEAD_WIDTH; c += STEP)
-            spend(scores, tile + c, tile_keys, sums + 2 * c, left_fade, right_fade);
-    }
-
-    const float16 left_part = 1.0f / left_total, right_part = 1.0f / right_total;
-    for (uint c = 0; c < HEAD_WIDTH; c++) {
-        sums[2 * c] *= left_part;
-        sums[2 * c + 1] *= right_part;
-    }
-    lanes = (float *)sums;
-    for (uint row = 0; row < count; row++) {
-        const size_t target =
-            (((size_t)sample * queries + first + row) * heads + head) * HEAD_WIDTH;
-        for (uint c = 0; c < HEAD_WIDTH; c++)
-            store_real(y, target + c, lanes[c * QUERIES + row]);
     }
 }

@@ -35,6 +35,15 @@ INLINE void store_real16(__global REAL *p, const size_t i, const float16 v) { vs
 #define WORD_(name, width) name##width
 #define WORD(name, width) WORD_(name, width)
 
+// Has a cache fetch the line at `p`, where the backend knows that the compiler's builtin for that
+// works: OpenCL's prefetch() is allowed to do nothing, and does.
+INLINE void fetch_line(__global const char *p)
+{
+#ifdef HAS_BUILTIN_PREFETCH
+    __builtin_prefetch((const void *)(size_t)p, 0, 2);
+#endif
+}
+
 // The sum of `value` over the work-group, the same in every work-item, in a fixed order.
 // `scratch` holds one float for each work-item; `size` is a power of two.
 INLINE float group_sum(const float value, __local float *scratch, const uint size)

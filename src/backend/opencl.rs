@@ -302,6 +302,10 @@ impl Backend for OpenCl {
         for (name, value) in &source.parameters {
             options.push_str(&format!(" -D {name}={value}"));
         }
+        // Simulators and translators refuse the builtin, some as late as at the first launch.
+        if self.info.platform.starts_with("Portable Computing Language") {
+            options.push_str(" -D HAS_BUILTIN_PREFETCH");
+        }
         options
     }
 

@@ -55,9 +55,25 @@ pub const KERNELS: &[Kernel] = &[
     },
     Kernel {
         name: "attention_register",
-        summary: "attention with a block of queries in wide vectors",
-        parameters: &[given("HEAD_WIDTH", 64), tuned("KEYS", 64, &[16, 32, 64, 128])],
-        constraints: &[],
+        summary: "attention with blocks of queries in wide vectors",
+        parameters: &[
+            given("HEAD_WIDTH", 64),
+            tuned("VECTOR", 16, &[4, 8, 16]),
+            tuned("TILE", 14, &[4, 6, 8, 10, 12, 14]),
+            tuned("KEYS", 128, &[16, 32, 64, 96, 128, 192, 256]),
+            tuned("BLOCKS", 8, &[1, 2, 4, 8, 16, 32]),
+        ],
+        constraints: &[Constraint {
+            // A work-item's stack is a thread's, 8 MiB at most with all that it holds.
+            text: "the blocks and the tile fit 2 MiB of private memory",
+            holds: |values, _| {
+                let width = values.size("HEAD_WIDTH").next_multiple_of(16);
+                let (block, keys) = (2 * values.size("VECTOR"), values.size("KEYS"));
+                let blocks = 2 * values.size("BLOCKS") * block * width + block * width;
+                let lines = (2 * keys + 2 * block) * (width / 16 + 2);
+                4 * (blocks + keys * (block + 2 * width + 16)) + 8 * lines <= 2 << 20
+            },
+        }],
         source: source!("attention_register"),
     },
     Kernel {

@@ -1,7 +1,10 @@
 //! Attention: every query's mean of the values, weighted by how well their keys match.
 
+use std::sync::Arc;
+
 use crate::backend::Buffer;
-use crate::device::{Call, Grid, Tunable, arguments};
+use crate::device::{Call, Device, Grid, Tunable, arguments};
+use crate::dtype::DType;
 use crate::info::DeviceInfo;
 use crate::kernel::Configuration;
 use crate::tensor::{Band, BandBuffer, Tensor};
@@ -44,15 +47,25 @@ pub struct Attention {
 pub struct Problem {
     /// Columns of one head.
     pub head_width: usize,
+    /// Queries of one head and sample.
+    pub queries: usize,
+    /// Heads of all samples.
+    pub heads: usize,
 }
 
 /// How attention is computed, with the values of the kernel's parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
-    /// One work-item holds a block of queries in wide vectors.
+    /// One work-item holds blocks of queries in wide vectors.
     Register {
+        /// Lanes of a vector; a block is two.
+        vector: u32,
+        /// Rows of a register tile.
+        tile: u32,
         /// Keys in a tile.
         keys: u32,
+        /// Blocks of a work-item.
+        blocks: u32,
     },
     /// A work-group shares tiles of keys and values in local memory.
     Local {
@@ -61,20 +74,38 @@ pub enum Algorithm {
     },
 }
 
-/// Queries of a work-item of `attention_register`: two vectors of 16.
-const REGISTER_QUERIES: usize = 32;
 /// Work-items in a work-group of `attention_local`.
 const LOCAL_ITEMS: usize = 256;
+/// Floats that a work-item's queries and sums are to take at most: half of a core's second cache.
+const CACHED_FLOATS: usize = 128 << 10;
 
 /// The algorithm for this device.
 ///
-/// Tiles are as large as leaves them in the first caches or in registers: fewer keys, or fewer
-/// queries, where heads are wide.
+/// Tiles are as large as leaves them in the caches or in registers: fewer keys, or fewer queries,
+/// where heads are wide.
 pub fn plan(problem: &Problem, info: &DeviceInfo) -> Algorithm {
-    if info.prefers_register_tiles() {
-        Algorithm::Register { keys: if problem.head_width <= 160 { 64 } else { 32 } }
-    } else {
-        Algorithm::Local { queries: if problem.head_width <= 160 { 64 } else { 32 } }
+    let &Problem { head_width, queries, heads } = problem;
+    if !info.prefers_register_tiles() {
+        return Algorithm::Local { queries: if head_width <= 160 { 64 } else { 32 } };
+    }
+    // A tile takes 28 of 32 registers where vectors have 16 lanes (AVX-512), and 12 of 16 where
+    // they have fewer (AVX2, SSE).
+    let (vector, tile) = match info.vector_width {
+        16.. => (16, 14),
+        8..16 => (8, 6),
+        _ => (4, 6),
+    };
+    let block = 2 * vector as usize;
+    let cached = CACHED_FLOATS / (2 * block * head_width.next_multiple_of(16));
+    // Enough work-items for all cores to end together.
+    let even = queries.div_ceil(block) * heads / (4 * info.compute_units as usize);
+    let blocks = cached.min(even).min(queries.div_ceil(block)).clamp(1, 32);
+    Algorithm::Register {
+        vector,
+        tile,
+        keys: if head_width <= 160 { 128 } else { 64 },
+        // A power of two: layers of a model then share programs.
+        blocks: 1 << blocks.ilog2(),
     }
 }
 
@@ -104,10 +135,6 @@ pub fn attention(q: Columns, k: Columns, v: Columns, params: &Attention) -> Resu
     let dtype = q.tensor.dtype();
     let width = heads * head_width;
     let y = Tensor::empty_like(q.tensor, &[samples, queries, width], dtype)?;
-    let (kernel, suggested) = match plan(&Problem { head_width }, device.info()) {
-        Algorithm::Register { keys } => ("attention_register", ("KEYS", keys)),
-        Algorithm::Local { queries } => ("attention_local", ("QUERIES", queries)),
-    };
     let mut gathered = None;
     for band in y.bands() {
         let q_band = q.tensor.band(&band)?;
@@ -120,14 +147,12 @@ pub fn attention(q: Columns, k: Columns, v: Columns, params: &Attention) -> Resu
             ("head_width", head_width),
             ("heads", heads),
         ]);
-        let suggested = [("HEAD_WIDTH", head_width as u32), suggested];
-        let configuration = device.configuration(kernel, dtype, &class, &suggested);
+        let problem = Problem { head_width, queries: rows, heads: heads * band_samples };
+        let (kernel, configuration) = choose(&problem, device, dtype, &class);
         let grid = |configuration: &Configuration| {
-            let (queries, local) = match kernel {
-                "attention_register" => (REGISTER_QUERIES, [1, 1, 1]),
-                _ => (configuration.size("QUERIES"), [LOCAL_ITEMS, 1, 1]),
-            };
-            Grid { groups: [rows.div_ceil(queries), heads, band_samples], local }
+            let (queries, items) = queries_and_items(kernel, configuration);
+            let groups = [rows.div_ceil(queries), heads, band_samples];
+            Grid { groups, local: [items, 1, 1] }
         };
         let Grid { groups, local } = grid(&configuration);
         device.run_tuned(
@@ -164,6 +189,38 @@ pub fn attention(q: Columns, k: Columns, v: Columns, params: &Attention) -> Resu
         )?;
     }
     Ok(y)
+}
+
+/// The kernel that is planned, and its configuration.
+fn choose(
+    problem: &Problem,
+    device: &Device,
+    dtype: DType,
+    class: &Class,
+) -> (&'static str, Arc<Configuration>) {
+    let mut suggested = vec![("HEAD_WIDTH", problem.head_width as u32)];
+    let kernel = match plan(problem, device.info()) {
+        Algorithm::Register { vector, tile, keys, blocks } => {
+            suggested.extend([("VECTOR", vector), ("TILE", tile), ("KEYS", keys)]);
+            suggested.push(("BLOCKS", blocks));
+            "attention_register"
+        }
+        Algorithm::Local { queries } => {
+            suggested.push(("QUERIES", queries));
+            "attention_local"
+        }
+    };
+    (kernel, device.configuration(kernel, dtype, class, &suggested))
+}
+
+/// Queries of a work-group, and its work-items.
+fn queries_and_items(kernel: &str, configuration: &Configuration) -> (usize, usize) {
+    match kernel {
+        "attention_register" => {
+            (2 * configuration.size("VECTOR") * configuration.size("BLOCKS"), 1)
+        }
+        _ => (configuration.size("QUERIES"), LOCAL_ITEMS),
+    }
 }
 
 impl Columns<'_> {
@@ -255,25 +312,40 @@ impl<'a> Context<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::Device;
     use crate::info::DeviceKind;
 
     #[test]
     fn plans_the_shape_that_the_device_wants() {
-        let cpu = Device::definitions(None).info().clone();
+        let cpu = DeviceInfo {
+            kind: DeviceKind::Cpu,
+            vector_width: 16,
+            compute_units: 2,
+            ..Device::definitions(None).info().clone()
+        };
+        let avx2 = DeviceInfo { vector_width: 8, ..cpu.clone() };
+        let many = DeviceInfo { compute_units: 64, ..cpu.clone() };
         let gpu = DeviceInfo { kind: DeviceKind::Gpu, vector_width: 1, ..cpu.clone() };
         let scalar = DeviceInfo { vector_width: 1, ..cpu.clone() };
+        let wide = |keys, blocks| Algorithm::Register { vector: 16, tile: 14, keys, blocks };
+        let narrow = |keys, blocks| Algorithm::Register { vector: 8, tile: 6, keys, blocks };
+        let first = Problem { head_width: 40, queries: 4096, heads: 8 };
+        let deepest = Problem { head_width: 160, queries: 64, heads: 8 };
+        let vae = Problem { head_width: 512, queries: 4096, heads: 1 };
+        let text = Problem { head_width: 64, queries: 77, heads: 12 };
         let table = [
-            ("a UNet's first layer on a CPU", &cpu, 40, Algorithm::Register { keys: 64 }),
-            ("its deepest", &cpu, 160, Algorithm::Register { keys: 64 }),
-            ("the VAE's one head", &cpu, 512, Algorithm::Register { keys: 32 }),
-            ("a UNet's first layer on a GPU", &gpu, 40, Algorithm::Local { queries: 64 }),
-            ("its deepest", &gpu, 160, Algorithm::Local { queries: 64 }),
-            ("the VAE's one head", &gpu, 512, Algorithm::Local { queries: 32 }),
-            ("a CPU without vectors", &scalar, 64, Algorithm::Local { queries: 64 }),
+            ("a UNet's first layer on a CPU", &cpu, first, wide(128, 32)),
+            ("on one with shorter vectors", &avx2, first, narrow(128, 32)),
+            ("on one with many cores", &many, first, wide(128, 4)),
+            ("its deepest, of few queries", &cpu, deepest, wide(128, 2)),
+            ("the VAE's one head", &cpu, vae, wide(64, 4)),
+            ("a text encoder's", &cpu, text, wide(128, 2)),
+            ("a UNet's first layer on a GPU", &gpu, first, Algorithm::Local { queries: 64 }),
+            ("its deepest", &gpu, deepest, Algorithm::Local { queries: 64 }),
+            ("the VAE's one head", &gpu, vae, Algorithm::Local { queries: 32 }),
+            ("a CPU without vectors", &scalar, text, Algorithm::Local { queries: 64 }),
         ];
-        for (why, info, head_width, expected) in table {
-            assert_eq!(plan(&Problem { head_width }, info), expected, "{why}");
+        for (why, info, problem, expected) in table {
+            assert_eq!(plan(&problem, info), expected, "{why}");
         }
     }
 }

@@ -2,7 +2,7 @@ use ellesmere::ops::{self, Attention, Columns};
 use ellesmere::{DType, Device, DeviceOptions, Tensor};
 use proptest::prelude::*;
 
-use crate::common::{assert_close, devices, largest, oracle, values};
+use crate::common::{assert_close, devices, largest, open_devices, oracle, values};
 
 #[derive(Clone, Debug)]
 struct Case {
@@ -83,6 +83,9 @@ fn agrees_with_the_definition() {
         Case { why: "whole tiles exactly", queries: 64, keys: 64, head_width: 16, ..BASE },
         Case { why: "one more than whole tiles", queries: 65, keys: 65, head_width: 17, ..BASE },
         Case { why: "many tiles of keys", queries: 33, keys: 300, heads: 1, ..BASE },
+        Case { why: "a key more than a register device's tile", keys: 129, heads: 1, ..BASE },
+        Case { why: "several work-items", queries: 300, keys: 150, heads: 1, ..BASE },
+        Case { why: "whole vectors, one column more", head_width: 33, keys: 29, ..BASE },
         Case { why: "SD 1.5's widths", head_width: 40, queries: 9, keys: 77, ..BASE },
         Case { why: "SD 2's width", head_width: 64, queries: 9, keys: 40, ..BASE },
         Case { why: "SD 1.5's middle", head_width: 80, queries: 33, keys: 33, ..BASE },
@@ -102,6 +105,54 @@ fn agrees_with_the_definition() {
         Case { why: "causal, more keys than queries", keys: 90, causal: true, ..BASE },
     ];
     cases.iter().for_each(Case::check);
+}
+
+/// Tiles and vectors that devices elsewhere are suggested, or that a tuner tries.
+#[test]
+fn agrees_in_other_configurations() {
+    let configurations = [
+        [("VECTOR", 4), ("TILE", 6), ("KEYS", 16), ("BLOCKS", 1)],
+        [("VECTOR", 8), ("TILE", 6), ("KEYS", 96), ("BLOCKS", 4)],
+        [("VECTOR", 16), ("TILE", 12), ("KEYS", 64), ("BLOCKS", 2)],
+    ];
+    let cases = [
+        Case { why: "parts of tiles", queries: 150, keys: 77, head_width: 20, ..BASE },
+        Case { why: "causal", queries: 100, keys: 100, head_width: 20, causal: true, ..BASE },
+    ];
+    for values in configurations {
+        let forced = values.map(|(name, value)| (name.to_owned(), value)).to_vec();
+        let forced = vec![("attention_register".to_owned(), forced)];
+        let options = DeviceOptions { poison: true, forced, ..Default::default() };
+        let devices = open_devices(&options);
+        for device in devices.iter().filter(|device| device.info().prefers_register_tiles()) {
+            for case in &cases {
+                let expected = case.run(&oracle(device), DType::F32);
+                let actual = case.run(device, DType::F32);
+                let why = format!("{} with {values:?}", case.why);
+                assert_close(device, &why, &actual, &expected, case.tolerance(DType::F32));
+            }
+        }
+    }
+}
+
+/// The middle of a VAE at 1024x1024: a matrix of its scores would take 1 GiB.
+#[test]
+fn long_sequences_of_wide_heads_need_little_memory() {
+    let (rows, head_width) = (16_384, 512);
+    let values = vec![0.0; rows * head_width];
+    for device in devices() {
+        let dry = device.dry_run();
+        let [q, k, v] = [0; 3].map(|_| {
+            Tensor::from_slice(&dry, &[1, rows, head_width], DType::F32, &values).unwrap()
+        });
+        let before = dry.memory_stats().peak_held_bytes;
+        let params = Attention { heads: 1, head_width, scale: 0.04, causal: false };
+        let y = ops::attention((&q).into(), (&k).into(), (&v).into(), &params).unwrap();
+        assert_eq!(y.shape(), [1, rows, head_width]);
+        let result = 4 * values.len() as u64;
+        let scratch = dry.memory_stats().peak_held_bytes - before - result;
+        assert!(scratch <= 64 << 20, "{scratch} B of scratch");
+    }
 }
 
 proptest! {

@@ -4,6 +4,8 @@ use super::Arguments;
 
 mod fast;
 pub(super) mod lanes;
+mod places;
+mod tile;
 
 pub use fast::fast;
 

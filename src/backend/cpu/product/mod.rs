@@ -18,6 +18,8 @@ mod epilogue;
 pub mod tile;
 
 pub use epilogue::{Epilogue, Output};
+#[cfg(test)]
+pub use tile::has;
 use tile::{Left, Tile};
 
 /// The most terms of a block of K: such rows of a tile and such a panel stay in the second cache.
