@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 use ellesmere::Error;
 
 mod devices;
+mod isa;
 mod list;
 mod run;
 mod table;
@@ -24,6 +25,8 @@ struct Arguments {
 enum Command {
     /// List the devices of this machine, best first
     Devices(devices::Arguments),
+    /// Report what a compiler makes of the kernels for a chip that need not be here
+    Isa(isa::Arguments),
     /// List the kernels with their parameters
     List(list::Arguments),
     /// Run one kernel and compare it with its definition
@@ -33,6 +36,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Devices(arguments) => devices::run(&arguments),
+        Command::Isa(arguments) => isa::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
         Command::Run(arguments) => run::run(&arguments),
     };
