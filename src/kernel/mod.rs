@@ -169,9 +169,10 @@ const WORK_GROUPS: &[u32] = &[1, 64, 128, 256];
 const LOCAL_TILES: &[Parameter] = &[
     tuned("TILE_M", 64, &[16, 32, 64, 128]),
     tuned("TILE_N", 64, &[32, 64, 128]),
-    tuned("TILE_K", 16, &[8, 16, 32]),
+    tuned("TILE_K", 8, &[8, 16, 32]),
     tuned("ITEM_M", 8, &[4, 8, 16]),
     tuned("ITEM_N", 4, &[4, 8]),
+    tuned("BUFFERS", 1, &[1, 2]),
 ];
 
 const LOCAL_CONSTRAINTS: &[Constraint] = &[
@@ -190,8 +191,10 @@ const LOCAL_CONSTRAINTS: &[Constraint] = &[
     Constraint {
         text: "the tiles fit local memory",
         holds: |values, info| {
-            let floats =
-                values.size("TILE_K") * (values.size("TILE_M") + 4 + values.size("TILE_N"));
+            let rows = values.size("TILE_M");
+            let tile = values.size("TILE_K") * (rows + 4 + values.size("TILE_N"));
+            // A convolution keeps three numbers of each row beside them.
+            let floats = values.size("BUFFERS") * tile + 3 * rows;
             4 * floats as u64 <= info.local_memory_bytes.min(32 << 10)
         },
     },
