@@ -23,7 +23,7 @@ const GEMMS: [[usize; 3]; 7] = [
 ];
 
 /// (channels in, channels out, side, stride): 3x3 windows of the UNet, then of the VAE's decoder.
-const CONVS: [[usize; 4]; 13] = [
+const CONVS: [[usize; 4]; 16] = [
     [320, 320, 64, 1],
     [640, 640, 32, 1],
     [1280, 1280, 16, 1],
@@ -31,13 +31,20 @@ const CONVS: [[usize; 4]; 13] = [
     [960, 320, 64, 1],
     [320, 320, 64, 2],
     [4, 320, 64, 1],
+    [1280, 640, 32, 1],
+    [2560, 1280, 16, 1],
     [512, 512, 64, 1],
     [512, 512, 128, 1],
     [512, 256, 256, 1],
     [256, 256, 256, 1],
+    [256, 128, 512, 1],
     [128, 128, 512, 1],
     [128, 3, 512, 1],
 ];
+
+/// (channels in, channels out, side) of those that read x twice as large: the side of the result.
+const UPSAMPLED: [[usize; 3]; 4] =
+    [[1280, 1280, 32], [640, 640, 64], [512, 512, 256], [256, 256, 512]];
 
 fn measure(device: &Device, options: &Options) -> Result<()> {
     let dtype = options.dtype;
@@ -52,18 +59,22 @@ fn measure(device: &Device, options: &Options) -> Result<()> {
             ops::gemm(&x, None, &weights, Epilogue::default())
         })?;
     }
-    for [channels, outputs, side, stride] in CONVS {
-        let name = format!("conv3x3 {channels}->{outputs} {side}x{side} s{stride}");
+    let convs = CONVS.map(|conv| (conv, false));
+    let upsampled = UPSAMPLED.map(|[channels, outputs, side]| ([channels, outputs, side, 1], true));
+    for ([channels, outputs, side, stride], upsample) in convs.into_iter().chain(upsampled) {
+        let enlarged = if upsample { " x2" } else { "" };
+        let name = format!("conv3x3 {channels}->{outputs} {side}x{side} s{stride}{enlarged}");
         if !options.wants(&name) {
             continue;
         }
-        let x = values(side * side * channels);
-        let x = Tensor::from_slice(device, &[1, side, side, channels], dtype, &x)?;
+        let read = if upsample { side / 2 } else { side };
+        let x = values(read * read * channels);
+        let x = Tensor::from_slice(device, &[1, read, read, channels], dtype, &x)?;
         let weights = Weights::conv2d(device, dtype, [outputs, channels, 3, 3], || {
             Ok(values(outputs * channels * 9))
         })?;
         let padding = Padding::same(1);
-        let params = Conv2d { kernel: [3, 3], stride, padding, upsample: false, crop: [0, 0] };
+        let params = Conv2d { kernel: [3, 3], stride, padding, upsample, crop: [0, 0] };
         let flop = 2 * 9 * channels * outputs * (side / stride).pow(2);
         options.report(&name, flop, "GFLOP/s", || {
             ops::conv2d(&x, &weights, &params, Epilogue::default())

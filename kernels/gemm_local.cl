@@ -6,7 +6,9 @@
 //   bias      [outputs]                 float, or absent
 //   residual  [rows, outputs]           REAL, or absent
 //   y         [rows, outputs]           REAL
-//   launch    one work-group per TILE_M rows and TILE_N outputs, see local_tile.h
+//   batch     so many products of these sizes: every array but the bias has all of theirs, one
+//             after the other
+//   launch    one work-group per TILE_M rows, TILE_N outputs and product, see local_tile.h
 //
 // x and x2 are multiplied one after the other, so that no tile straddles both.
 
@@ -21,10 +23,17 @@ void gemm_local(__global const REAL *x,
                 const uint outputs,
                 const uint inputs,
                 const uint columns,
+                const uint batch,
                 const uint activation)
 {
     __local float a[BUFFERS * A_TILE] __attribute__((aligned(16)));
     __local float b[BUFFERS * B_TILE] __attribute__((aligned(16)));
+    const size_t product = get_group_id(2);
+    x += product * rows * columns;
+    x2 += x2 ? product * rows * (inputs - columns) : 0;
+    weights += product * ((outputs + PANEL - 1) / PANEL) * inputs * PANEL;
+    residual += residual ? product * rows * outputs : 0;
+    y += product * rows * outputs;
     const uint first_row = get_group_id(0) * TILE_M;
     const uint first_output = get_group_id(1) * TILE_N;
     __global const REAL *w[B_LOADS];

@@ -6,7 +6,9 @@
 //   bias      [outputs]                 float, or absent
 //   residual  [rows, outputs]           REAL, or absent
 //   y         [rows, outputs]           REAL
-//   launch    one work-item per BLOCK_M rows and BLOCK_N outputs, see register_tile.h
+//   batch     so many products of these sizes: every array but the bias has all of theirs, one
+//             after the other
+//   launch    one work-item per BLOCK_M rows, BLOCK_N outputs and product, see register_tile.h
 //
 // For CPU devices: local memory and many work-items would be cost without use there.
 
@@ -21,8 +23,15 @@ void gemm_register(__global const REAL *x,
                    const uint outputs,
                    const uint inputs,
                    const uint columns,
+                   const uint batch,
                    const uint activation)
 {
+    const size_t product = get_group_id(2);
+    x += product * rows * columns;
+    x2 += x2 ? product * rows * (inputs - columns) : 0;
+    weights += product * ((outputs + PANEL - 1) / PANEL) * inputs * PANEL;
+    residual += residual ? product * rows * outputs : 0;
+    y += product * rows * outputs;
     const uint first_row = get_group_id(0) * BLOCK_M;
     const uint block_rows = min((uint)BLOCK_M, rows - first_row);
     const uint tiles = (block_rows + TILE_M - 1) / TILE_M;

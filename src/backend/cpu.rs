@@ -33,6 +33,10 @@ mod rows;
 mod timestep_embedding;
 mod token_embedding;
 mod vector_math;
+mod winograd;
+mod winograd_input;
+mod winograd_output;
+mod winograd_weights;
 
 pub use arguments::{Arguments, Reals, RealsMut};
 
@@ -80,6 +84,21 @@ const KERNELS: &[Kernel] = &[
     Kernel { name: "layer_norm", definition: layer_norm::definition, fast: Some(layer_norm::fast) },
     Kernel { name: "timestep_embedding", definition: timestep_embedding::definition, fast: None },
     Kernel { name: "token_embedding", definition: token_embedding::definition, fast: None },
+    Kernel {
+        name: "winograd_input",
+        definition: winograd_input::definition,
+        fast: Some(winograd_input::fast),
+    },
+    Kernel {
+        name: "winograd_output",
+        definition: winograd_output::definition,
+        fast: Some(winograd_output::fast),
+    },
+    Kernel {
+        name: "winograd_weights",
+        definition: winograd_weights::definition,
+        fast: Some(winograd_weights::fast),
+    },
 ];
 
 /// Outputs in a panel of weights, as `ops::PANEL`.

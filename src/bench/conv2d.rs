@@ -3,7 +3,7 @@ use crate::ops::{self, Activation, Conv2d, Epilogue, Padding};
 use crate::{Error, Result};
 
 /// A convolution of SD 1.5's VAE, with its bias; an odd window, padded so that a stride of 1 keeps
-/// the size.
+/// the size. Winograd's kernels, which it may choose too, are a case of their own.
 pub const CASE: Case = Case {
     op: "conv2d",
     kernels: &["conv2d_local", "conv2d_register"],

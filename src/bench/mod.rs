@@ -24,6 +24,7 @@ mod inputs;
 mod layer_norm;
 mod timestep_embedding;
 mod token_embedding;
+mod winograd;
 
 pub use inputs::{Inputs, Sizes};
 
@@ -55,6 +56,7 @@ pub const CASES: &[Case] = &[
     layer_norm::CASE,
     timestep_embedding::CASE,
     token_embedding::CASE,
+    winograd::CASE,
 ];
 
 /// What came of running a case.

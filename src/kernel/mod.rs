@@ -160,7 +160,39 @@ pub const KERNELS: &[Kernel] = &[
         constraints: &[],
         source: source!("token_embedding"),
     },
+    Kernel {
+        name: "winograd_input",
+        summary: "transforms the windows of a convolution for a batch of products",
+        parameters: &[TILE, VECTOR, tuned("WG_SIZE", 64, WORK_GROUPS)],
+        constraints: &[],
+        source: source!("winograd_input", "winograd"),
+    },
+    Kernel {
+        name: "winograd_output",
+        summary: "transforms a batch of products to the outputs of a convolution",
+        parameters: &[TILE, VECTOR, tuned("WG_SIZE", 64, WORK_GROUPS)],
+        constraints: &[],
+        source: source!("winograd_output", "winograd"),
+    },
+    Kernel {
+        name: "winograd_weights",
+        summary: "transforms the weights of a convolution for a batch of products",
+        parameters: &[
+            TILE,
+            tuned("VECTOR", 16, &[1, 4, 8, 16]),
+            tuned("WG_SIZE", 64, WORK_GROUPS),
+            tuned("ROUNDS", 4, &[1, 4, 16, 64]),
+        ],
+        constraints: &[],
+        source: source!("winograd_weights", "winograd"),
+    },
 ];
+
+/// Outputs of a Winograd tile each way, which `plan` decides.
+const TILE: Parameter = given("TILE", 4);
+
+/// Channels at a time where these must divide what the problem has.
+const VECTOR: Parameter = given("VECTOR", 16);
 
 /// Work-items in a work-group, of kernels that spread over elements.
 const WORK_GROUPS: &[u32] = &[1, 64, 128, 256];

@@ -151,6 +151,7 @@ fn run(x: &Tensor, x2: Option<&Tensor>, weights: &Weights, epilogue: Epilogue) -
                 outputs: outputs as u32,
                 inputs: inputs as u32,
                 columns: columns as u32,
+                batch: 1u32,
                 activation: epilogue.activation as u32,
             },
             groups: tiling.groups,

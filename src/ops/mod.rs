@@ -19,7 +19,7 @@ mod weights;
 pub use activation::Activation;
 pub use attention::{Attention, Columns, attention};
 pub use cast::cast;
-pub use conv2d::{Conv2d, Padding, conv2d};
+pub use conv2d::{Conv2d, Padding, conv2d, winograd, winograd_error};
 pub use epilogue::Epilogue;
 pub use gaussian_sample::gaussian_sample;
 pub use geglu::geglu;

@@ -30,7 +30,19 @@ pub(super) fn register_tiling(
 ) -> Tiling {
     let (rows, outputs) = (class.0[0].1, class.0[1].1);
     let suggested = suggested_register_tiles(device.info(), rows, outputs);
-    let configuration = device.configuration(kernel, dtype, class, &suggested);
+    register_tiling_of(device, kernel, dtype, class, &suggested)
+}
+
+/// As [`register_tiling`] with other values suggested.
+pub(super) fn register_tiling_of(
+    device: &Device,
+    kernel: &'static str,
+    dtype: DType,
+    class: &Class,
+    suggested: &[(&'static str, u32)],
+) -> Tiling {
+    let (rows, outputs) = (class.0[0].1, class.0[1].1);
+    let configuration = device.configuration(kernel, dtype, class, suggested);
     let block_rows = configuration.size("TILES") * configuration.size("TILE_M");
     let block_outputs = configuration.size("PANELS") * PANEL;
     let groups = [rows.div_ceil(block_rows), outputs.div_ceil(block_outputs), 1];

@@ -154,6 +154,32 @@ fn agrees_with_the_definition() {
     cases().iter().for_each(check);
 }
 
+#[test]
+fn agrees_with_the_definition_where_winograd_is_planned() {
+    let case = Case {
+        bias: Bias::Sample,
+        activation: Activation::Silu,
+        residual: true,
+        ..plain("many channels, sides that cut tiles", [2, 29, 34, 200], 200)
+    };
+    for device in devices() {
+        for dtype in DType::ALL {
+            let expected = run(&oracle(&device), dtype, &case);
+            let known = device.profile().records().len();
+            device.profile().set_enabled(true);
+            let actual = run(&device, dtype, &case);
+            let records = device.profile().records().split_off(known);
+            let planned = records.iter().any(|record| record.name == "winograd_output");
+            assert!(planned, "{}", device.info().name);
+            let largest = largest(&expected);
+            // The definition's transforms are f64; its matrices between them are f32, as all are.
+            let tolerance =
+                tolerance(dtype, 9 * 200, largest) + ops::winograd_error(4, 200) * largest;
+            assert_close(&device, case.why, &actual, &expected, tolerance);
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 

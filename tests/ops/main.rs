@@ -16,3 +16,4 @@ mod gemm;
 mod group_norm;
 mod layer_norm;
 mod local_tiles;
+mod winograd;

@@ -3,7 +3,7 @@
 use super::Arguments;
 
 mod fast;
-mod lanes;
+pub(super) mod lanes;
 
 pub use fast::fast;
 

@@ -143,6 +143,7 @@ pub fn fast(arguments: &Arguments) {
     let sizes = Sizes::new(arguments);
     let sample_rows = sizes.out_height * sizes.out_width;
     let product = Product {
+        batch: 1,
         rows: sizes.samples * sample_rows,
         outputs: sizes.outputs,
         inputs: sizes.kernel_height * sizes.kernel_width * sizes.channels,

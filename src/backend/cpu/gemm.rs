@@ -7,6 +7,7 @@ use super::{Arguments, PANEL, Reals, activation};
 
 pub fn definition(arguments: &Arguments) {
     let (rows, outputs) = (arguments.size("rows"), arguments.size("outputs"));
+    let batch = arguments.size("batch");
     let (inputs, columns) = (arguments.size("inputs"), arguments.size("columns"));
     let (x, x2) = (arguments.reals("x"), arguments.optional_reals("x2"));
     let (weights, residual) = (arguments.reals("weights"), arguments.optional_reals("residual"));
@@ -17,18 +18,19 @@ pub fn definition(arguments: &Arguments) {
         Some(x2) if k >= columns => x2.get(row * (inputs - columns) + k - columns),
         _ => x.get(row * columns + k),
     };
-    let weight = |output: usize, k: usize| {
-        weights.get((output / PANEL * inputs + k) * PANEL + output % PANEL)
+    let weight = |product: usize, output: usize, k: usize| {
+        let panel = product * outputs.div_ceil(PANEL) + output / PANEL;
+        weights.get((panel * inputs + k) * PANEL + output % PANEL)
     };
     let result = |index: usize| {
         let (row, output) = (index / outputs, index % outputs);
-        let product: f64 =
-            (0..inputs).map(|k| f64::from(input(row, k)) * f64::from(weight(output, k))).sum();
+        let term = |k| f64::from(input(row, k)) * f64::from(weight(row / rows, output, k));
+        let product: f64 = (0..inputs).map(term).sum();
         let biased = product + bias.map_or(0.0, |bias| f64::from(bias[output]));
         let residual = residual.map_or(0.0, |residual| f64::from(residual.get(index)));
         activation::define(activation, biased) + residual
     };
-    let results: Vec<f64> = (0..rows * outputs).into_par_iter().map(result).collect();
+    let results: Vec<f64> = (0..batch * rows * outputs).into_par_iter().map(result).collect();
     let mut y = arguments.reals_out("y");
     for (index, value) in results.into_iter().enumerate() {
         y.set(index, value);
@@ -70,7 +72,8 @@ pub fn fast(arguments: &Arguments) {
         residual: arguments.optional_reals("residual"),
     };
     let outputs = arguments.size("outputs");
-    let product = Product { rows, outputs, inputs, weights: arguments.reals("weights"), epilogue };
+    let (batch, weights) = (arguments.size("batch"), arguments.reals("weights"));
+    let product = Product { batch, rows, outputs, inputs, weights, epilogue };
     let (x, x2) = (arguments.reals("x"), arguments.optional_reals("x2"));
     let matrix = Matrix { x, columns, x2, columns2: inputs - columns };
     product::run(&product, &matrix, arguments.reals_out("y"));

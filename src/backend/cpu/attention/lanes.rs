@@ -1,4 +1,5 @@
-//! The few vector operations that attention is made of, in three instruction sets.
+//! The few vector operations that attention and Winograd's transforms are made of, in three
+//! instruction sets.
 
 /// A vector of f32.
 ///
@@ -47,24 +48,24 @@ pub unsafe fn exp_of_negative<L: Lanes>(x: L) -> L {
     }
 }
 
-/// Plain Rust, for a host without the vectors below.
-impl Lanes for [f32; 8] {
-    const COUNT: usize = 8;
+/// Plain Rust, for a host without the vectors below, and for what is left beside whole vectors.
+impl<const N: usize> Lanes for [f32; N] {
+    const COUNT: usize = N;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
-        [value; 8]
+        [value; N]
     }
 
     #[inline(always)]
     unsafe fn load(at: *const f32) -> Self {
-        // SAFETY: the caller vouches for 8 floats.
+        // SAFETY: the caller vouches for so many floats.
         unsafe { at.cast::<Self>().read() }
     }
 
     #[inline(always)]
     unsafe fn store(self, at: *mut f32) {
-        // SAFETY: the caller vouches for 8 floats.
+        // SAFETY: the caller vouches for so many floats.
         unsafe { at.cast::<Self>().write(self) }
     }
 

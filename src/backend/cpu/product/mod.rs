@@ -37,11 +37,15 @@ pub trait Rows: Sync {
 }
 
 /// A product's sizes, its weight and what becomes of its sums.
+///
+/// With a batch, so many products of these sizes: weights, rows and results of all of them, one
+/// after the other.
 pub struct Product<'a> {
+    pub batch: usize,
     pub rows: usize,
     pub outputs: usize,
     pub inputs: usize,
-    /// `[ceil(outputs / PANEL)][inputs][PANEL]`
+    /// `[batch][ceil(outputs / PANEL)][inputs][PANEL]`
     pub weights: Reals<'a>,
     pub epilogue: Epilogue<'a>,
 }
@@ -53,12 +57,13 @@ pub fn run(product: &Product, source: &impl Rows, y: RealsMut) {
 
 fn run_on(level: Level, product: &Product, source: &impl Rows, y: RealsMut) {
     let grid = Grid::new(product, tile::tile_rows(level), rayon::current_num_threads());
-    let y = Output::new(y, product.rows * product.outputs);
+    let y = Output::new(y, product.batch * product.rows * product.outputs);
     let tasks = grid.row_tasks * grid.panel_tasks;
-    (0..tasks).into_par_iter().with_max_len(1).for_each(|index| {
+    (0..product.batch * tasks).into_par_iter().with_max_len(1).for_each(|index| {
         SCRATCH.with_borrow_mut(|scratch| {
             // Neighbours share their panels, the larger side where it matters.
-            let task = grid.task(index % grid.row_tasks, index / grid.row_tasks);
+            let (product_index, index) = (index / tasks, index % tasks);
+            let task = grid.task(product_index, index % grid.row_tasks, index / grid.row_tasks);
             tile::run(level, product, source, &y, &task, scratch);
         });
     });
@@ -74,6 +79,8 @@ struct Grid {
 }
 
 struct Task {
+    /// Which product of the batch.
+    product: usize,
     rows: usize,
     tiles_in_all: usize,
     tiles: Range<usize>,
@@ -87,13 +94,14 @@ impl Grid {
         let row_tasks = product.rows.div_ceil(TASK_ROWS);
         // More tasks than threads, so that the last ones end together; but packing a task's rows
         // should stay small beside using them.
-        let wanted = (4 * threads).div_ceil(row_tasks).min(panels.div_ceil(2));
+        let wanted = (4 * threads).div_ceil(row_tasks * product.batch).min(panels.div_ceil(2));
         let panel_tasks = panels.div_ceil(TASK_PANELS).max(wanted);
         Self { rows: product.rows, tiles, panels, row_tasks, panel_tasks }
     }
 
-    fn task(&self, row_task: usize, panel_task: usize) -> Task {
+    fn task(&self, product: usize, row_task: usize, panel_task: usize) -> Task {
         Task {
+            product,
             rows: self.rows,
             tiles_in_all: self.tiles,
             tiles: part(self.tiles, self.row_tasks, row_task),
@@ -103,9 +111,10 @@ impl Grid {
 }
 
 impl Task {
-    /// Tiles differ by one row at most, so none is nearly empty.
+    /// Among the rows of all products. Tiles differ by one row at most, so none is nearly empty.
     fn tile(&self, index: usize) -> Range<usize> {
-        part(self.rows, self.tiles_in_all, index)
+        let (first, tile) = (self.product * self.rows, part(self.rows, self.tiles_in_all, index));
+        first + tile.start..first + tile.end
     }
 
     fn rows(&self) -> Range<usize> {
@@ -169,7 +178,8 @@ fn run_task<T: Tile>(
             source.pack(row, first, &mut target[..depth]);
         }
         for panel in task.panels.clone() {
-            let weights = panel_terms(product, panel, first, depth, decoded);
+            let of_batch = task.product * product.outputs.div_ceil(PANEL) + panel;
+            let weights = panel_terms(product, of_batch, first, depth, decoded);
             let columns = PANEL.min(product.outputs - panel * PANEL);
             for tile in task.tiles.clone() {
                 let tile = task.tile(tile);
@@ -185,7 +195,7 @@ fn run_task<T: Tile>(
     }
 }
 
-/// The terms `first..first + depth` of a panel, as they lie or decoded.
+/// The terms `first..first + depth` of a panel of the batch, as they lie or decoded.
 #[inline(always)]
 fn panel_terms<'a>(
     product: &Product<'a>,
@@ -246,18 +256,24 @@ mod tests {
     fn every_instruction_set_gives_the_same_sums() {
         // Small integers, whose sums are exact. Rows and outputs that fill no tile and no panel,
         // either half of a panel, one and several blocks of K.
-        for (rows, outputs, inputs) in
-            [(1usize, 1usize, 1usize), (13, 33, 100), (29, 80, 600), (150, 4, 513)]
-        {
-            let x: Vec<f32> = (0..rows * inputs).map(|i| (i * 7 % 11) as f32 - 5.0).collect();
+        for (batch, rows, outputs, inputs) in [
+            (1usize, 1usize, 1usize, 1usize),
+            (1, 13, 33, 100),
+            (1, 29, 80, 600),
+            (1, 150, 4, 513),
+            (3, 14, 40, 70),
+        ] {
+            let x: Vec<f32> =
+                (0..batch * rows * inputs).map(|i| (i * 7 % 11) as f32 - 5.0).collect();
             let panels = outputs.div_ceil(PANEL);
             let weights: Vec<f32> =
-                (0..panels * inputs * PANEL).map(|i| (i * 5 % 13) as f32 - 6.0).collect();
+                (0..batch * panels * inputs * PANEL).map(|i| (i * 5 % 13) as f32 - 6.0).collect();
             let bias: Vec<f32> = (0..outputs).map(|output| output as f32).collect();
-            let expected: Vec<f32> = (0..rows * outputs)
+            let expected: Vec<f32> = (0..batch * rows * outputs)
                 .map(|index| {
                     let (row, output) = (index / outputs, index % outputs);
-                    let start = output / PANEL * inputs * PANEL + output % PANEL;
+                    let panel = row / rows * panels + output / PANEL;
+                    let start = panel * inputs * PANEL + output % PANEL;
                     let terms =
                         (0..inputs).map(|k| x[row * inputs + k] * weights[start + k * PANEL]);
                     terms.sum::<f32>() + bias[output]
@@ -267,7 +283,7 @@ mod tests {
                 if !tile::has(level) {
                     continue;
                 }
-                let mut y = vec![f32::NAN; rows * outputs];
+                let mut y = vec![f32::NAN; batch * rows * outputs];
                 let epilogue = Epilogue {
                     bias: Some(&bias),
                     sample_bias: None,
@@ -276,9 +292,9 @@ mod tests {
                     residual: None,
                 };
                 let weights = Reals::F32(&weights);
-                let product = Product { rows, outputs, inputs, weights, epilogue };
+                let product = Product { batch, rows, outputs, inputs, weights, epilogue };
                 run_on(level, &product, &Matrix(&x, inputs), RealsMut::F32(&mut y));
-                assert!(y == expected, "{rows} x {outputs} x {inputs} by {level:?}");
+                assert!(y == expected, "{batch} of {rows} x {outputs} x {inputs} by {level:?}");
             }
         }
     }

@@ -2,14 +2,15 @@
 
 use std::ops::Range;
 
-use crate::device::{Call, arguments};
 use crate::info::DeviceInfo;
 use crate::ops::epilogue::is_output_bias;
-use crate::ops::tiles::{Tile, local_tiling, register_tiling};
+use crate::ops::tiles::{local_tiling, register_tiling};
 use crate::ops::{Epilogue, Weights, gemm};
-use crate::tensor::{Band, Tensor};
-use crate::tune::Class;
+use crate::tensor::{Band, BandBuffer, Tensor};
 use crate::{Error, Result};
+
+mod direct;
+mod winograd;
 
 /// Zeros around an image, in pixels of what the convolution reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -79,6 +80,11 @@ pub struct Problem {
 pub enum Algorithm {
     /// Each pixel by itself: [`gemm()`].
     Pointwise,
+    /// [`winograd()`]: fewer products, between transforms.
+    Winograd {
+        /// Outputs of a tile each way: 2 or 4.
+        tile: usize,
+    },
     /// `conv2d_register`: implicit GEMM, a work-item holds a large tile in wide vectors.
     RegisterTiles,
     /// `conv2d_local`: implicit GEMM, a work-group shares tiles in local memory.
@@ -96,6 +102,8 @@ pub fn plan(problem: &Problem, info: &DeviceInfo) -> Algorithm {
     };
     if problem.params == pixel_by_pixel && !problem.sample_bias {
         Algorithm::Pointwise
+    } else if let Some(tile) = winograd::best_tile(problem, info) {
+        Algorithm::Winograd { tile }
     } else if info.prefers_register_tiles() {
         Algorithm::RegisterTiles
     } else {
@@ -123,7 +131,9 @@ pub fn plan(problem: &Problem, info: &DeviceInfo) -> Algorithm {
 ///
 /// # Precision
 ///
-/// Sums and the epilogue are f32 for every element type; the result is rounded once.
+/// Sums and the epilogue are f32 for every element type; the result is rounded once. Where
+/// [`plan`] chooses Winograd's algorithm, its transforms round too: [`winograd_error`] says how
+/// much.
 pub fn conv2d(
     x: &Tensor,
     weights: &Weights,
@@ -131,70 +141,89 @@ pub fn conv2d(
     epilogue: Epilogue,
 ) -> Result<Tensor> {
     let problem = check(x, weights, params, &epilogue)?;
-    let (kernel, tile): (_, Tile) = match plan(&problem, x.device().info()) {
-        Algorithm::Pointwise => return gemm(x, None, weights, epilogue),
-        Algorithm::RegisterTiles => ("conv2d_register", register_tiling),
-        Algorithm::LocalTiles => ("conv2d_local", local_tiling),
-    };
-    let Problem { samples, input: [_, width], channels, output, outputs, .. } = problem;
-    let [out_height, out_width] = output;
-    let y = Tensor::empty_like(x, &[samples, out_height, out_width, outputs], x.dtype())?;
-    let (output_bias, sample_bias) = match epilogue.bias {
-        Some(bias) if problem.sample_bias => (None, Some(bias)),
-        bias => (bias, None),
-    };
-    for band in y.bands() {
-        let window = input_rows(&problem, &band.rows);
-        let x_rows = Band { samples: band.samples.clone(), rows: window.rows.clone() };
-        let bias_rows = Band { samples: band.samples.clone(), rows: 0..outputs };
-        let x_band = x.band(&x_rows)?;
-        let sample_bias_band = sample_bias.map(|bias| bias.band(&bias_rows)).transpose()?;
-        let residual_band = epilogue.residual.map(|tensor| tensor.band(&band)).transpose()?;
-        let rows = y.elements(&band) / outputs;
-        let class = Class(vec![
-            ("rows", rows),
-            ("outputs", outputs),
-            ("channels", channels),
-            ("taps", params.kernel[0] * params.kernel[1]),
-            ("stride", params.stride),
-        ]);
-        let tiling = tile(x.device(), kernel, x.dtype(), &class);
-        let moved = x.elements(&x_rows) + outputs * weights.inputs() + rows * outputs;
-        x.device().run(&Call {
-            kernel,
-            dtype: x.dtype(),
-            configuration: &tiling.configuration,
-            arguments: &arguments! {
-                x: &*x_band,
-                weights: weights.buffer(),
-                bias: output_bias.map(Tensor::buffer),
-                sample_bias: sample_bias_band.as_deref(),
-                residual: residual_band.as_deref(),
-                y: Output(y.output(&band)),
-                samples: band.samples.len() as u32,
-                height: window.rows.len() as u32,
-                width: width as u32,
-                channels: channels as u32,
-                out_height: band.rows.len() as u32,
-                out_width: out_width as u32,
-                outputs: outputs as u32,
-                kernel_height: params.kernel[0] as u32,
-                kernel_width: params.kernel[1] as u32,
-                stride: params.stride as u32,
-                top: window.top,
-                left: params.padding.left as i32,
-                read_height: window.read_height as u32,
-                read_width: params.read_size(problem.input)[1] as u32,
-                enlarge: u32::from(params.upsample),
-                activation: epilogue.activation as u32,
-            },
-            groups: tiling.groups,
-            local: tiling.local,
-            flop: 2 * (rows * outputs) as u64 * weights.inputs() as u64,
-            bytes: (moved * x.dtype().size()) as u64,
-        })?;
+    let job = Job { x, weights, problem, epilogue };
+    match plan(&problem, x.device().info()) {
+        Algorithm::Pointwise => gemm(x, None, weights, epilogue),
+        Algorithm::Winograd { tile } => winograd::run(&job, tile),
+        Algorithm::RegisterTiles => direct::run(&job, "conv2d_register", register_tiling),
+        Algorithm::LocalTiles => direct::run(&job, "conv2d_local", local_tiling),
     }
-    Ok(y)
+}
+
+/// As [`conv2d()`] with a window of 3 x 3 and a stride of 1, by Winograd's algorithm on tiles of
+/// `tile` outputs each way (2 or 4), whatever [`plan`] would choose.
+///
+/// # Errors
+///
+/// As [`conv2d()`]; [`Error::Shape`] for another window, stride or tile.
+///
+/// # Precision
+///
+/// See [`winograd_error`].
+pub fn winograd(
+    x: &Tensor,
+    weights: &Weights,
+    params: &Conv2d,
+    tile: usize,
+    epilogue: Epilogue,
+) -> Result<Tensor> {
+    let problem = check(x, weights, params, &epilogue)?;
+    let Conv2d { kernel, stride, .. } = *params;
+    if kernel != [3, 3] || stride != 1 || ![2, 4].contains(&tile) {
+        let detail = format!(
+            "kernel, stride and tile must be [3, 3], 1, and 2 or 4, got {kernel:?}, {stride} and \
+             {tile}"
+        );
+        return Err(Error::shape("winograd", detail));
+    }
+    winograd::run(&Job { x, weights, problem, epilogue }, tile)
+}
+
+pub use winograd::winograd_error;
+
+/// A convolution that was checked.
+struct Job<'a> {
+    x: &'a Tensor,
+    weights: &'a Weights,
+    problem: Problem,
+    epilogue: Epilogue<'a>,
+}
+
+/// What one band of the result is computed from.
+struct Part<'a> {
+    window: Window,
+    /// Elements of x that are read.
+    x_elements: usize,
+    x: BandBuffer<'a>,
+    bias: Option<&'a Tensor>,
+    sample_bias: Option<BandBuffer<'a>>,
+    residual: Option<BandBuffer<'a>>,
+}
+
+impl Job<'_> {
+    /// The result, before anything is written to it.
+    fn result(&self) -> Result<Tensor> {
+        let Problem { samples, output: [height, width], outputs, .. } = self.problem;
+        Tensor::empty_like(self.x, &[samples, height, width, outputs], self.x.dtype())
+    }
+
+    fn part(&self, band: &Band) -> Result<Part<'_>> {
+        let window = input_rows(&self.problem, &band.rows);
+        let x_rows = Band { samples: band.samples.clone(), rows: window.rows.clone() };
+        let bias_rows = Band { samples: band.samples.clone(), rows: 0..self.problem.outputs };
+        let (bias, sample_bias) = match self.epilogue.bias {
+            Some(bias) if self.problem.sample_bias => (None, Some(bias.band(&bias_rows)?)),
+            bias => (bias, None),
+        };
+        Ok(Part {
+            window,
+            x_elements: self.x.elements(&x_rows),
+            x: self.x.band(&x_rows)?,
+            bias,
+            sample_bias,
+            residual: self.epilogue.residual.map(|tensor| tensor.band(band)).transpose()?,
+        })
+    }
 }
 
 fn check(x: &Tensor, weights: &Weights, params: &Conv2d, epilogue: &Epilogue) -> Result<Problem> {
@@ -299,35 +328,35 @@ mod tests {
     }
 
     #[test]
-    fn one_pixel_windows_are_products_and_the_rest_goes_by_the_device() {
+    fn one_pixel_windows_are_products_and_the_rest_goes_by_channels_and_device() {
         let pointwise = |padding, stride| Problem {
             params: Conv2d { kernel: [1, 1], stride, padding, upsample: false, crop: [0, 0] },
             ..layer(320, 640, 32)
         };
         let down = Padding { bottom: 1, right: 1, ..Padding::default() };
         let strided = Conv2d { stride: 2, padding: down, ..layer(1, 1, 1).params };
+        let up = Conv2d { upsample: true, ..layer(1, 1, 1).params };
+        let [local, register] = [Algorithm::LocalTiles, Algorithm::RegisterTiles];
+        let (pixels, winograd) = (Algorithm::Pointwise, Algorithm::Winograd { tile: 4 });
+        let time_embedding = Problem { sample_bias: true, ..pointwise(Padding::default(), 1) };
+        let vae_down = Problem { params: strided, output: [32, 32], ..layer(128, 128, 64) };
+        let unet_up = Problem { params: up, output: [32, 32], ..layer(1280, 1280, 16) };
         let cases = [
-            ("unet resnet", layer(320, 320, 64), Algorithm::LocalTiles),
-            ("unet shortcut", pointwise(Padding::default(), 1), Algorithm::Pointwise),
-            ("strided, pixel by pixel", pointwise(Padding::default(), 2), Algorithm::LocalTiles),
-            (
-                "shortcut with a time embedding",
-                Problem { sample_bias: true, ..pointwise(Padding::default(), 1) },
-                Algorithm::LocalTiles,
-            ),
-            (
-                "vae downsample",
-                Problem { params: strided, output: [32, 32], ..layer(128, 128, 64) },
-                Algorithm::LocalTiles,
-            ),
-            ("vae's last", layer(128, 3, 512), Algorithm::LocalTiles),
+            ("unet resnet", layer(320, 320, 64), winograd, winograd),
+            ("unet resnet of both", layer(2560, 1280, 16), local, winograd),
+            ("unet upsample", unet_up, winograd, winograd),
+            ("unet resnet at its smallest", layer(1280, 1280, 8), local, register),
+            ("unet shortcut", pointwise(Padding::default(), 1), pixels, pixels),
+            ("strided, pixel by pixel", pointwise(Padding::default(), 2), local, register),
+            ("shortcut with a time embedding", time_embedding, local, register),
+            ("vae downsample", vae_down, local, register),
+            ("vae resnet", layer(512, 512, 64), winograd, winograd),
+            ("vae resnet at its largest", layer(128, 128, 512), local, winograd),
+            ("unet's first", layer(4, 320, 64), local, register),
+            ("vae's last", layer(128, 3, 512), local, register),
         ];
-        for (name, problem, on_gpu) in cases {
+        for (name, problem, on_gpu, on_cpu) in cases {
             assert_eq!(plan(&problem, &gpu()), on_gpu, "{name}");
-            let on_cpu = match on_gpu {
-                Algorithm::LocalTiles => Algorithm::RegisterTiles,
-                other => other,
-            };
             assert_eq!(plan(&problem, &cpu(16)), on_cpu, "{name}");
         }
     }
