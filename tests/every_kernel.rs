@@ -36,6 +36,7 @@ fn small(case: &Case) -> Sizes {
         "layer_norm" => &[("rows", 3), ("channels", 70)],
         "timestep_embedding" => &[("samples", 2), ("width", 10)],
         "token_embedding" => &[("samples", 2), ("length", 5), ("channels", 12), ("vocabulary", 9)],
+        "winograd_local" => &[("height", 5), ("width", 7), ("channels", 16), ("outputs", 37)],
         "winograd" => &[("height", 5), ("width", 7), ("channels", 6), ("outputs", 37)],
         op => panic!("{op} has no small sizes here"),
     };

@@ -167,7 +167,7 @@ INLINE void multiply_terms(__local float *a,
         for (uint tile = 1; tile <= tiles; tile++) {
             const uint write = BUFFERS - 1 - read;
             // After the last tile there is none: it is loaded once more, and not read.
-            const uint step = tile < tiles ? TILE_K : 0;
+            const uint step = min(tiles - tile, 1u) * TILE_K;
             barrier(CLK_LOCAL_MEM_FENCE);
 #pragma unroll
             for (uint i = 0; i < A_LOADS; i++) {

@@ -25,6 +25,7 @@ mod layer_norm;
 mod timestep_embedding;
 mod token_embedding;
 mod winograd;
+mod winograd_local;
 
 pub use inputs::{Inputs, Sizes};
 
@@ -57,6 +58,7 @@ pub const CASES: &[Case] = &[
     timestep_embedding::CASE,
     token_embedding::CASE,
     winograd::CASE,
+    winograd_local::CASE,
 ];
 
 /// What came of running a case.

@@ -10,7 +10,8 @@ const MOST_BYTES: usize = 64 << 20;
 pub struct Facts {
     pub vgprs: u32,
     pub sgprs: u32,
-    pub spills: u32,
+    pub vgpr_spills: u32,
+    pub sgpr_spills: u32,
     pub scratch_bytes: u32,
     pub local_bytes: u32,
     pub work_group: u32,
@@ -78,7 +79,8 @@ fn facts(text: &str) -> Result<Facts, String> {
         vgprs: get(".vgpr_count")?,
         sgprs: get(".sgpr_count")?,
         // The two that older compilers leave out where they are 0.
-        spills: get(".vgpr_spill_count").unwrap_or(0) + get(".sgpr_spill_count").unwrap_or(0),
+        vgpr_spills: get(".vgpr_spill_count").unwrap_or(0),
+        sgpr_spills: get(".sgpr_spill_count").unwrap_or(0),
         scratch_bytes: get(".private_segment_fixed_size")?,
         local_bytes: get(".group_segment_fixed_size")?,
         work_group: get(".max_flat_workgroup_size")?,
@@ -196,7 +198,8 @@ amdhsa.kernels:
         let expected = Facts {
             vgprs: 85,
             sgprs: 49,
-            spills: 3,
+            vgpr_spills: 2,
+            sgpr_spills: 1,
             scratch_bytes: 16,
             local_bytes: 8448,
             work_group: 128,

@@ -34,8 +34,10 @@ pub struct Report {
     pub vgprs: u32,
     /// Scalar registers of a wave.
     pub sgprs: u32,
-    /// Registers that did not fit: vector and scalar ones.
-    pub spills: u32,
+    /// Vector registers that did not fit and went to memory.
+    pub vgpr_spills: u32,
+    /// Scalar registers that did not fit and went into lanes of vector registers.
+    pub sgpr_spills: u32,
     /// Private memory of a work-item that is not in registers.
     pub scratch_bytes: u32,
     /// Local memory of a work-group.
@@ -74,6 +76,10 @@ impl Report {
         };
         let text = compiler.assembly(target, &source).map_err(built)?;
         let assembly = assembly::Assembly::parse(&text, kernel.name).map_err(built)?;
+        if assembly.facts.wave != target.wave {
+            let (wave, expected) = (assembly.facts.wave, target.wave);
+            return Err(built(format!("compiled for waves of {wave}, expected {expected}")));
+        }
         let waves = target.waves(&assembly.facts);
         let loops = loops::innermost(&assembly.blocks);
         let hottest = loops
@@ -89,7 +95,8 @@ impl Report {
             configuration: configuration.to_string(),
             vgprs: facts.vgprs,
             sgprs: facts.sgprs,
-            spills: facts.spills,
+            vgpr_spills: facts.vgpr_spills,
+            sgpr_spills: facts.sgpr_spills,
             scratch_bytes: facts.scratch_bytes,
             local_bytes: facts.local_bytes,
             work_group: facts.work_group,

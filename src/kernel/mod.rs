@@ -168,6 +168,26 @@ pub const KERNELS: &[Kernel] = &[
         source: source!("winograd_input", "winograd"),
     },
     Kernel {
+        name: "winograd_local",
+        summary: "convolves images by fewer products, a work-group sharing tiles in local memory",
+        parameters: &[tuned("TILES", 16, &[16, 32]), tuned("CHANNELS", 8, &[4, 8])],
+        constraints: &[
+            Constraint {
+                text: "the device has work-groups of 256",
+                holds: |_, info| info.max_work_group >= 256,
+            },
+            Constraint {
+                text: "the tiles fit local memory",
+                holds: |values, info| {
+                    let channels = values.size("CHANNELS");
+                    let floats = 16 * (channels * (values.size("TILES") + 32) + 32);
+                    4 * floats as u64 <= info.local_memory_bytes.min(32 << 10)
+                },
+            },
+        ],
+        source: source!("winograd_local"),
+    },
+    Kernel {
         name: "winograd_output",
         summary: "transforms a batch of products to the outputs of a convolution",
         parameters: &[TILE, VECTOR, tuned("WG_SIZE", 64, WORK_GROUPS)],

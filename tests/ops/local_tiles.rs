@@ -14,11 +14,11 @@ use crate::{conv2d, gemm};
 
 /// TILE_M, TILE_N, TILE_K, ITEM_M, ITEM_N and BUFFERS.
 const CONFIGURATIONS: [(&str, [u32; 6]); 5] = [
-    ("the largest that an op suggests", [64, 128, 16, 8, 4, 1]),
+    ("the largest that an op suggests", [64, 128, 16, 4, 8, 1]),
     ("the default", [64, 64, 8, 8, 4, 1]),
     ("for few rows", [32, 64, 16, 4, 4, 1]),
     ("for few rows and outputs", [32, 32, 16, 4, 4, 1]),
-    ("two buffers, two quads of outputs", [64, 128, 16, 4, 8, 2]),
+    ("two buffers", [64, 64, 8, 8, 4, 2]),
 ];
 
 const NAMES: [&str; 6] = ["TILE_M", "TILE_N", "TILE_K", "ITEM_M", "ITEM_N", "BUFFERS"];

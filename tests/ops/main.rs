@@ -17,3 +17,4 @@ mod group_norm;
 mod layer_norm;
 mod local_tiles;
 mod winograd;
+mod winograd_local;

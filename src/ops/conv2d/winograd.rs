@@ -7,6 +7,8 @@
 //! weights, four times as many values as the weights, for as many outputs at a time as is said
 //! below: all of them are scratch.
 
+pub(super) mod local;
+
 use std::ops::Range;
 
 use super::{Conv2d, Job, Part, Problem};

@@ -68,6 +68,7 @@ struct Recorded {
 #[derive(Clone, Copy, Serialize, Deserialize)]
 struct Bounds {
     vgprs: u32,
+    sgpr_spills: u32,
     waves: u32,
     local_bytes: u32,
     bound: Option<f64>,
@@ -138,8 +139,25 @@ fn chosen(arguments: &Arguments) -> Result<Vec<(&'static Kernel, Configuration)>
 /// The configurations of a kernel that are looked at.
 fn configurations(kernel: &Kernel) -> Vec<Configuration> {
     let mut all = vec![Configuration::defaults(kernel.parameters)];
-    // What problems decide: the heads of the models, both directions of a cast.
-    for (name, values) in [("HEAD_WIDTH", &[40, 64, 80, 160, 512][..]), ("TARGET_F16", &[0, 1])] {
+    if kernel.name == "gemm_local" || kernel.name == "conv2d_local" {
+        let suggested = |values: [(&str, u32); 5]| {
+            let mut one = Configuration::defaults(kernel.parameters);
+            values.iter().for_each(|(name, value)| assert!(one.set(name, *value)));
+            one
+        };
+        all = ellesmere::ops::local_configurations().map(suggested).collect();
+    }
+    // What problems and devices decide: the heads of the models, both directions of a cast, both
+    // tiles of Winograd's; work-items of a GPU are its lanes.
+    let mut given = vec![
+        ("HEAD_WIDTH", &[40, 64, 80, 160, 512][..]),
+        ("TARGET_F16", &[0, 1]),
+        ("TILE", &[2, 4]),
+    ];
+    if kernel.name.starts_with("winograd") {
+        given.push(("VECTOR", &[1]));
+    }
+    for (name, values) in given {
         if kernel.parameters.iter().any(|parameter| parameter.name == name) {
             let given = |one: &Configuration| {
                 let one = one.clone();
@@ -163,6 +181,7 @@ fn bounds(report: &Report) -> Bounds {
     let bound = report.hottest.as_ref().map(|hot| (hot.bound / RESOLUTION).floor() * RESOLUTION);
     Bounds {
         vgprs: report.vgprs,
+        sgpr_spills: report.sgpr_spills,
         waves: report.waves,
         local_bytes: report.local_bytes,
         bound: bound.map(|bound| (bound * 1e3).round() / 1e3),
@@ -192,10 +211,10 @@ fn failures(recorded: &Recorded, target: &str, compiler: &str, reports: &[Report
     let mut failures = Vec::new();
     for report in reports {
         let key = key(report);
-        if report.spills > 0 || report.scratch_bytes > 0 {
+        if report.vgpr_spills > 0 || report.scratch_bytes > 0 {
             failures.push(format!(
-                "{key} spills {} registers and has {} B of scratch",
-                report.spills, report.scratch_bytes
+                "{key} spills {} vector registers and has {} B of scratch",
+                report.vgpr_spills, report.scratch_bytes
             ));
         }
         if report.local_bytes > MOST_LOCAL_BYTES {
@@ -216,6 +235,12 @@ fn failures(recorded: &Recorded, target: &str, compiler: &str, reports: &[Report
                         percent(before.bound)
                     ));
                 }
+                if now.sgpr_spills > before.sgpr_spills {
+                    failures.push(format!(
+                        "{key} spills {} scalar registers, recorded were {}",
+                        now.sgpr_spills, before.sgpr_spills
+                    ));
+                }
                 if now.waves < before.waves {
                     failures.push(format!(
                         "{key} has {} waves a SIMD, recorded were {}",
@@ -234,7 +259,7 @@ fn print(reports: &[Report]) {
         "dtype",
         "VGPR",
         "SGPR",
-        "spills",
+        "spills V+S",
         "scratch",
         "local",
         "waves",
@@ -254,7 +279,7 @@ fn print(reports: &[Report]) {
             report.dtype.to_owned(),
             report.vgprs.to_string(),
             report.sgprs.to_string(),
-            report.spills.to_string(),
+            format!("{}+{}", report.vgpr_spills, report.sgpr_spills),
             report.scratch_bytes.to_string(),
             report.local_bytes.to_string(),
             report.waves.to_string(),
