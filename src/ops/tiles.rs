@@ -109,9 +109,9 @@ fn named(tile: &[u32; 5]) -> [(&'static str, u32); 5] {
     std::array::from_fn(|at| (names[at], tile[at]))
 }
 
-/// The tile with which the compute unit that gets most of the work is done first: a large one
-/// loads less for each product, but leaves compute units without work where there are few of it,
-/// and multiplies more zeros at the edges.
+/// The largest tile with which the compute unit that gets most of the work is done not much later
+/// than with any other: a large one loads less for each product, but leaves compute units without
+/// work where there is little, and multiplies more zeros at the edges.
 fn suggested_local_tiles(
     info: &DeviceInfo,
     rows: usize,
@@ -126,7 +126,9 @@ fn suggested_local_tiles(
     let fits = |(tile, _): &&([u32; 5], usize)| {
         (tile[0] / tile[3] * (tile[1] / tile[4])) as usize <= info.max_work_group
     };
-    let best = LOCAL_TILES.iter().filter(fits).min_by_key(|candidate| time(candidate));
+    let least = LOCAL_TILES.iter().filter(fits).map(time).min().unwrap_or(0);
+    let good = |candidate: &&([u32; 5], usize)| 10 * time(candidate) <= 11 * least;
+    let best = LOCAL_TILES.iter().filter(fits).find(good);
     let (tile, _) = best.unwrap_or(&LOCAL_TILES[LOCAL_TILES.len() - 1]);
     named(tile)
 }
@@ -186,9 +188,10 @@ pub(super) mod tests {
         for (why, rows, outputs, tile, groups, items) in [
             ("vae 3x3, 512 to 512 at 64x64", 4096, 512, [64, 128], [64, 4, 1], 256),
             ("unet, 320 at 64x64: no multiple of 128", 4096, 320, [64, 64], [64, 5, 1], 128),
-            ("unet, 1280 at 16x16", 256, 1280, [32, 32], [8, 40, 1], 64),
-            ("a text encoder's layer", 77, 768, [32, 32], [3, 24, 1], 64),
-            ("a row", 1, 1280, [32, 32], [1, 40, 1], 64),
+            ("unet, 1280 at 16x16", 256, 1280, [32, 64], [8, 20, 1], 128),
+            ("unet, 1280 at 8x8", 64, 1280, [32, 32], [2, 40, 1], 64),
+            ("a text encoder's layer", 77, 768, [32, 64], [3, 12, 1], 128),
+            ("a row", 1, 1280, [32, 64], [1, 20, 1], 128),
         ] {
             let tiling = local_tiling(&device, "gemm_local", DType::F32, &class(rows, outputs));
             let got = ["TILE_M", "TILE_N"].map(|name| tiling.configuration.get(name));

@@ -57,7 +57,7 @@ struct Facts<'a> {
 }
 
 /// What is kept of a report: what must not get worse.
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Recorded {
     target: String,
     compiler: String,
@@ -65,7 +65,7 @@ struct Recorded {
     kernels: BTreeMap<String, Bounds>,
 }
 
-#[derive(Clone, Copy, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Bounds {
     vgprs: u32,
     sgpr_spills: u32,
@@ -300,4 +300,76 @@ fn widths(loads: &BTreeMap<u32, u32>) -> String {
     let texts = loads.iter().rev().map(|(bytes, count)| format!("{count}x{bytes}"));
     let texts: Vec<String> = texts.collect();
     if texts.is_empty() { "0".to_owned() } else { texts.join("+") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(kernel: &'static str, bound: f64) -> Report {
+        Report {
+            kernel,
+            dtype: "f32",
+            configuration: "WG_SIZE=64".to_owned(),
+            vgprs: 84,
+            sgprs: 40,
+            vgpr_spills: 0,
+            sgpr_spills: 0,
+            scratch_bytes: 0,
+            local_bytes: 8448,
+            work_group: 64,
+            waves: 3,
+            hottest: Some(HotLoop { bound, ..HotLoop::default() }),
+        }
+    }
+
+    #[test]
+    fn what_got_worse_is_a_line_each_and_nothing_else_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("recorded.json");
+        write(&path, "gfx803", "comgr 2.4", &[report("a", 0.9), report("b", 0.9)]).unwrap();
+        let recorded = read(&path).unwrap();
+        let failures = |reports: &[Report]| failures(&recorded, "gfx803", "comgr 2.4", reports);
+        assert!(failures(&[report("a", 0.9), report("b", 0.95)]).is_empty());
+        let cases = [
+            (
+                report("a", 0.85),
+                "a f32 WG_SIZE=64 is bound to 85.0 % of peak, recorded were 90.0 %",
+            ),
+            (
+                Report { vgpr_spills: 2, scratch_bytes: 8, ..report("a", 0.9) },
+                "a f32 WG_SIZE=64 spills 2 vector registers and has 8 B of scratch",
+            ),
+            (
+                Report { sgpr_spills: 1, ..report("a", 0.9) },
+                "a f32 WG_SIZE=64 spills 1 scalar registers, recorded were 0",
+            ),
+            (
+                Report { local_bytes: 32769, ..report("a", 0.9) },
+                "a f32 WG_SIZE=64 takes 32769 B of local memory, expected at most 32768",
+            ),
+            (
+                Report { waves: 2, ..report("a", 0.9) },
+                "a f32 WG_SIZE=64 has 2 waves a SIMD, recorded were 3",
+            ),
+            (report("c", 0.9), "c f32 WG_SIZE=64 is not recorded"),
+        ];
+        for (report, expected) in cases {
+            assert_eq!(failures(&[report]), [expected]);
+        }
+        let other = super::failures(&recorded, "gfx900", "comgr 2.4", &[]);
+        assert_eq!(
+            other,
+            ["recorded for gfx803 by comgr 2.4, and this is gfx900 by comgr 2.4: record again"]
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_no_record_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("recorded.json");
+        assert!(read(&path).is_err());
+        std::fs::write(&path, "{\"target\": 1}").unwrap();
+        assert!(read(&path).unwrap_err().to_string().starts_with(path.to_str().unwrap()));
+    }
 }
