@@ -38,67 +38,49 @@ void conv2d_local(__global const REAL *x,
                   const uint enlarge,
                   const uint activation)
 {
-    __local float a[TILE_K * A_STRIDE] __attribute__((aligned(16)));
-    __local float b[TILE_K * TILE_N] __attribute__((aligned(16)));
-    const uint item = get_local_id(0);
+    __local float a[BUFFERS * A_TILE] __attribute__((aligned(16)));
+    __local float b[BUFFERS * B_TILE] __attribute__((aligned(16)));
     const uint rows = samples * out_height * out_width;
     const uint taps = kernel_height * kernel_width;
     const uint inputs = taps * channels;
     const uint first_row = get_group_id(0) * TILE_M;
     const uint first_output = get_group_id(1) * TILE_N;
 
-    // The pixels whose windows this work-item loads: the first row of x, and the window's corner.
-    size_t base[A_LOADS];
-    int corner_row[A_LOADS], corner_column[A_LOADS];
-#pragma unroll
-    for (uint i = 0; i < A_LOADS; i++) {
-        const uint pixel = first_row + (item + i * WG_SIZE) / QUADS_K;
-        const uint out_row = pixel / out_width % out_height;
-        base[i] = (size_t)(pixel / out_width / out_height) * height;
-        // Beyond the last pixel nothing of the window is inside x.
-        corner_row[i] = pixel < rows ? (int)(out_row * stride) - top : -0x40000000;
-        corner_column[i] = (int)(pixel % out_width * stride) - left;
+    // Of each pixel, the first row of x and its window's corner: in local memory, since registers are
+    // what there is too little of, and a tap reads them but once.
+    __local uint bases[TILE_M];
+    __local int corner_rows[TILE_M], corner_columns[TILE_M];
+    for (uint i = get_local_id(0); i < TILE_M; i += WG_SIZE) {
+        // Pixels beyond the last are the last.
+        const uint pixel = min(first_row + i, rows - 1);
+        bases[i] = pixel / out_width / out_height * height;
+        corner_rows[i] = (int)(pixel / out_width % out_height * stride) - top;
+        corner_columns[i] = (int)(pixel % out_width * stride) - left;
     }
+    __global const REAL *w[B_LOADS];
+    find_weights(w, weights, first_output, outputs, inputs);
     float sum[ITEM_M * ITEM_N];
 #pragma unroll
     for (uint i = 0; i < ITEM_M * ITEM_N; i++)
         sum[i] = 0.0f;
 
+#pragma unroll 1
     for (uint tap = 0; tap < taps; tap++) {
+        barrier(CLK_LOCAL_MEM_FENCE);
         // Where the pixel under this tap begins in x.
-        size_t start[A_LOADS];
+        __global const REAL *start[A_LOADS];
         bool inside[A_LOADS];
 #pragma unroll
         for (uint i = 0; i < A_LOADS; i++) {
-            const int r = corner_row[i] + (int)(tap / kernel_width);
-            const int c = corner_column[i] + (int)(tap % kernel_width);
+            const int r = corner_rows[row_of(i)] + (int)(tap / kernel_width);
+            const int c = corner_columns[row_of(i)] + (int)(tap % kernel_width);
             inside[i] = r >= 0 && c >= 0 && r < (int)read_height && c < (int)read_width;
-            start[i] = ((base[i] + (r >> enlarge)) * width + (c >> enlarge)) * channels;
+            // What lies outside is read from x's first pixel and counts as zeros.
+            const size_t row = bases[row_of(i)] + ((uint)r >> enlarge);
+            const size_t pixel = row * width + ((uint)c >> enlarge);
+            start[i] = x + (inside[i] ? pixel * channels : 0) + term_of(i);
         }
-        for (uint first = 0; first < channels; first += TILE_K) {
-            barrier(CLK_LOCAL_MEM_FENCE);
-#pragma unroll
-            for (uint i = 0; i < A_LOADS; i++) {
-                const uint index = item + i * WG_SIZE;
-                const uint k = index % QUADS_K * 4;
-                const uint channel = first + k;
-                float4 value = 0.0f;
-                if (inside[i] && channel + 4 <= channels) {
-                    value = load_real4(x, start[i] + channel);
-                } else if (inside[i] && channel < channels) {
-                    value.s0 = load_real(x, start[i] + channel);
-                    if (channel + 1 < channels)
-                        value.s1 = load_real(x, start[i] + channel + 1);
-                    if (channel + 2 < channels)
-                        value.s2 = load_real(x, start[i] + channel + 2);
-                }
-                place_row(a, index / QUADS_K, k, value);
-            }
-            place_weights(b, weights, first_output, outputs, inputs, tap * channels + first,
-                          channels - first);
-            barrier(CLK_LOCAL_MEM_FENCE);
-            multiply_tile(a, b, sum);
-        }
+        multiply_terms(a, b, start, inside, w, channels, sum);
     }
     store_tile(sum, first_row, rows, out_height * out_width, first_output, outputs, bias,
                sample_bias, residual, y, activation);

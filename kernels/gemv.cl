@@ -71,8 +71,15 @@ void gemv(__global const REAL *x,
           const uint outputs,
           const uint inputs,
           const uint columns,
+          const uint batch,
           const uint activation)
 {
+    const size_t product = get_group_id(2);
+    x += product * rows * columns;
+    x2 += x2 ? product * rows * (inputs - columns) : 0;
+    weights += product * ((outputs + PANEL - 1) / PANEL) * inputs * PANEL;
+    residual += residual ? product * rows * outputs : 0;
+    y += product * rows * outputs;
 #if SLICES > 1
     __local float scratch[SLICES * PANEL];
 #endif

@@ -34,7 +34,7 @@
 //! | 5 | [`nn`] | layers: weights with the ops that use them |
 //! | 4 | [`ops`] | what users call: shapes checked, an algorithm chosen, kernels launched |
 //! | 3 | [`tensor`], [`device`] | arrays; a backend with its memory, programs and profile |
-//! | 2 | [`memory`], [`kernel`], [`tune`], [`profile`], [`hardware`] | mechanisms that know no tensors |
+//! | 2 | [`memory`], [`kernel`], [`isa`], [`tune`], [`profile`], [`hardware`] | mechanisms that know no tensors |
 //! | 1 | [`backend`] | the machine: OpenCL, the CPU, the dry run |
 //! | 0 | [`error`], [`dtype`], [`info`], [`knob`], [`io`] | vocabulary; files in, files out |
 //!
@@ -94,6 +94,7 @@ pub mod error;
 pub mod hardware;
 pub mod info;
 pub mod io;
+pub mod isa;
 pub mod kernel;
 pub mod knob;
 pub mod memory;

@@ -13,7 +13,7 @@ use ellesmere::kernel::KERNELS;
 const FLOORS: [&[&str]; 7] = [
     &["error", "dtype", "shape", "info", "knob", "io", "Error", "Result", "DType"],
     &["backend"],
-    &["memory", "kernel", "tune", "profile", "hardware"],
+    &["memory", "kernel", "isa", "tune", "profile", "hardware"],
     &["tensor", "device", "Tensor", "Device", "DeviceOptions", "Stage"],
     &["ops", "quant"],
     &["nn", "settings"],

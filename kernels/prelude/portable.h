@@ -10,6 +10,7 @@
 // written by vload_half and vstore_half_rte, which are core OpenCL: no extension is needed.
 #ifdef DTYPE_F16
 #define REAL half
+#define PACKED4 ushort4
 INLINE float load_real(__global const REAL *p, const size_t i) { return vload_half(i, p); }
 INLINE float4 load_real4(__global const REAL *p, const size_t i) { return vload_half4(0, p + i); }
 INLINE float8 load_real8(__global const REAL *p, const size_t i) { return vload_half8(0, p + i); }
@@ -20,6 +21,7 @@ INLINE void store_real8(__global REAL *p, const size_t i, const float8 v) { vsto
 INLINE void store_real16(__global REAL *p, const size_t i, const float16 v) { vstore_half16_rte(v, 0, p + i); }
 #else
 #define REAL float
+#define PACKED4 float4
 INLINE float load_real(__global const REAL *p, const size_t i) { return p[i]; }
 INLINE float4 load_real4(__global const REAL *p, const size_t i) { return vload4(0, p + i); }
 INLINE float8 load_real8(__global const REAL *p, const size_t i) { return vload8(0, p + i); }
@@ -28,6 +30,16 @@ INLINE void store_real(__global REAL *p, const size_t i, const float v) { p[i] =
 INLINE void store_real4(__global REAL *p, const size_t i, const float4 v) { vstore4(v, 0, p + i); }
 INLINE void store_real8(__global REAL *p, const size_t i, const float8 v) { vstore8(v, 0, p + i); }
 INLINE void store_real16(__global REAL *p, const size_t i, const float16 v) { vstore16(v, 0, p + i); }
+#endif
+
+// Four elements as they lie in memory: what is loaded long before it is used takes no more registers
+// than it must.
+#ifdef DTYPE_F16
+INLINE PACKED4 load_packed4(__global const REAL *p) { return vload4(0, (__global const ushort *)p); }
+INLINE float4 unpack4(const PACKED4 v) { return vload_half4(0, (const half *)&v); }
+#else
+INLINE PACKED4 load_packed4(__global const REAL *p) { return vload4(0, p); }
+INLINE float4 unpack4(const PACKED4 v) { return v; }
 #endif
 
 // WORD(float, VECTOR) is float4 where VECTOR is 4: types and words for vectors of a parameter's
@@ -85,6 +97,19 @@ INLINE float activate(const float x, const uint activation)
     case ACTIVATION_GELU: return gelu(x);
     case ACTIVATION_GELU_TANH: return gelu_tanh(x);
     case ACTIVATION_QUICK_GELU: return quick_gelu(x);
+    default: return x;
+    }
+}
+
+// The same of four values, by one switch.
+INLINE float4 activate4(const float4 x, const uint activation)
+{
+    switch (activation) {
+    case ACTIVATION_SILU: return x / (1.0f + exp(-x));
+    case ACTIVATION_GELU: return (float4)(gelu(x.s0), gelu(x.s1), gelu(x.s2), gelu(x.s3));
+    case ACTIVATION_GELU_TANH:
+        return (float4)(gelu_tanh(x.s0), gelu_tanh(x.s1), gelu_tanh(x.s2), gelu_tanh(x.s3));
+    case ACTIVATION_QUICK_GELU: return x / (1.0f + exp(-1.702f * x));
     default: return x;
     }
 }

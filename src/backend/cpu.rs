@@ -42,6 +42,7 @@ mod token_embedding;
 mod vector_math;
 mod winograd;
 mod winograd_input;
+mod winograd_local;
 mod winograd_output;
 mod winograd_weights;
 
@@ -116,6 +117,7 @@ const KERNELS: &[Kernel] = &[
         definition: winograd_input::definition,
         fast: Some(winograd_input::fast),
     },
+    Kernel { name: "winograd_local", definition: winograd_local::definition, fast: None },
     Kernel {
         name: "winograd_output",
         definition: winograd_output::definition,

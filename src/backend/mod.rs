@@ -24,6 +24,7 @@ use std::time::Duration;
 use crate::info::DeviceInfo;
 use crate::{DType, Result};
 
+pub mod comgr;
 pub mod cpu;
 pub mod opencl;
 pub mod record;

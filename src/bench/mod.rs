@@ -35,6 +35,7 @@ mod suite;
 mod timestep_embedding;
 mod token_embedding;
 mod winograd;
+mod winograd_local;
 
 pub use inputs::{Inputs, Sizes};
 pub use peak::{Peak, Peaks};
@@ -79,6 +80,7 @@ pub const CASES: &[Case] = &[
     timestep_embedding::CASE,
     token_embedding::CASE,
     winograd::CASE,
+    winograd_local::CASE,
 ];
 
 /// What came of running a case.

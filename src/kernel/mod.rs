@@ -288,6 +288,26 @@ pub const KERNELS: &[Kernel] = &[
         source: source!("winograd_input", "winograd"),
     },
     Kernel {
+        name: "winograd_local",
+        summary: "convolves images by fewer products, a work-group sharing tiles in local memory",
+        parameters: &[tuned("TILES", 16, &[16, 32]), tuned("CHANNELS", 8, &[4, 8])],
+        constraints: &[
+            Constraint {
+                text: "the device has work-groups of 256",
+                holds: |_, info| info.max_work_group >= 256,
+            },
+            Constraint {
+                text: "the tiles fit local memory",
+                holds: |values, info| {
+                    let channels = values.size("CHANNELS");
+                    let floats = 16 * (channels * (values.size("TILES") + 32) + 32);
+                    4 * floats as u64 <= info.local_memory_bytes.min(32 << 10)
+                },
+            },
+        ],
+        source: source!("winograd_local"),
+    },
+    Kernel {
         name: "winograd_output",
         summary: "transforms a batch of products to the outputs of a convolution",
         parameters: &[TILE, VECTOR, tuned("WG_SIZE", 64, WORK_GROUPS)],
@@ -321,9 +341,10 @@ const WORK_GROUPS: &[u32] = &[1, 64, 128, 256];
 const LOCAL_TILES: &[Parameter] = &[
     tuned("TILE_M", 64, &[16, 32, 64, 128]),
     tuned("TILE_N", 64, &[32, 64, 128]),
-    tuned("TILE_K", 16, &[8, 16, 32]),
+    tuned("TILE_K", 8, &[8, 16, 32]),
     tuned("ITEM_M", 8, &[4, 8, 16]),
     tuned("ITEM_N", 4, &[4, 8]),
+    tuned("BUFFERS", 1, &[1, 2]),
 ];
 
 const LOCAL_CONSTRAINTS: &[Constraint] = &[
@@ -342,8 +363,10 @@ const LOCAL_CONSTRAINTS: &[Constraint] = &[
     Constraint {
         text: "the tiles fit local memory",
         holds: |values, info| {
-            let floats =
-                values.size("TILE_K") * (values.size("TILE_M") + 4 + values.size("TILE_N"));
+            let rows = values.size("TILE_M");
+            let tile = values.size("TILE_K") * (rows + 4 + values.size("TILE_N"));
+            // A convolution keeps three numbers of each row beside them.
+            let floats = values.size("BUFFERS") * tile + 3 * rows;
             4 * floats as u64 <= info.local_memory_bytes.min(32 << 10)
         },
     },

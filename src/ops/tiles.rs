@@ -163,7 +163,8 @@ pub(super) fn local_tiling(
     dtype: DType,
     class: &Class,
 ) -> Tiling {
-    let configuration = device.configuration(kernel, dtype, class, &[]);
+    let suggested = suggested_local_tiles(device.info(), class);
+    let configuration = device.configuration(kernel, dtype, class, &suggested);
     Tiling::new(device, class, configuration, local_grid)
 }
 
@@ -174,6 +175,47 @@ fn local_grid(_info: &DeviceInfo, class: &Class, configuration: &Configuration) 
         (tile_rows / configuration.size("ITEM_M")) * (tile_outputs / configuration.size("ITEM_N"));
     let groups = [rows.div_ceil(tile_rows), outputs.div_ceil(tile_outputs), batch(class)];
     Grid { groups, local: [items, 1, 1] }
+}
+
+/// `TILE_M`, `TILE_N`, `TILE_K`, `ITEM_M` and `ITEM_N`, the largest tile first, each with the share
+/// of peak to which the static report bounds its loop on gfx803, in percent.
+const LOCAL_TILES: [([u32; 5], usize); 4] = [
+    ([64, 128, 16, 4, 8], 96),
+    ([64, 64, 8, 8, 4], 93),
+    ([32, 64, 16, 4, 4], 91),
+    ([32, 32, 16, 4, 4], 88),
+];
+
+/// Every configuration of `gemm_local` and `conv2d_local` that is suggested where nothing was
+/// measured, the largest tile first.
+pub fn local_configurations() -> impl Iterator<Item = [(&'static str, u32); 5]> {
+    LOCAL_TILES.iter().map(|(tile, _)| named(tile))
+}
+
+fn named(tile: &[u32; 5]) -> [(&'static str, u32); 5] {
+    let names = ["TILE_M", "TILE_N", "TILE_K", "ITEM_M", "ITEM_N"];
+    std::array::from_fn(|at| (names[at], tile[at]))
+}
+
+/// The largest tile with which the compute unit that gets most of the work is done not much later
+/// than with any other: a large one loads less for each product, but leaves compute units without
+/// work where there is little, and multiplies more zeros at the edges.
+fn suggested_local_tiles(info: &DeviceInfo, class: &Class) -> [(&'static str, u32); 5] {
+    let (rows, outputs) = (class.0[0].1, class.0[1].1);
+    let time = |(tile, percent): &([u32; 5], usize)| {
+        let (tile_rows, tile_outputs) = (tile[0] as usize, tile[1] as usize);
+        let groups = rows.div_ceil(tile_rows) * outputs.div_ceil(tile_outputs) * batch(class);
+        let most = groups.div_ceil(info.compute_units.max(1) as usize);
+        most * tile_rows * tile_outputs * 100 / percent
+    };
+    let fits = |(tile, _): &&([u32; 5], usize)| {
+        (tile[0] / tile[3] * (tile[1] / tile[4])) as usize <= info.max_work_group
+    };
+    let least = LOCAL_TILES.iter().filter(fits).map(time).min().unwrap_or(0);
+    let good = |candidate: &&([u32; 5], usize)| 10 * time(candidate) <= 11 * least;
+    let best = LOCAL_TILES.iter().filter(fits).find(good);
+    let (tile, _) = best.unwrap_or(&LOCAL_TILES[LOCAL_TILES.len() - 1]);
+    named(tile)
 }
 
 #[cfg(test)]
@@ -257,9 +299,19 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn local_tiles_cover_the_edges() {
+    fn local_tiles_cover_the_edges_and_are_smaller_where_work_is_little() {
         let device = Device::definitions(Some(gpu()));
-        let tiling = local_tiling(&device, "gemm_local", DType::F32, &class(65, 320));
-        assert_eq!((tiling.groups, tiling.local), ([2, 5, 1], [128, 1, 1]));
+        for (why, rows, outputs, tile, groups, items) in [
+            ("vae 3x3, 512 to 512 at 64x64", 4096, 512, [64, 128], [64, 4, 1], 256),
+            ("unet, 320 at 64x64: no multiple of 128", 4096, 320, [64, 64], [64, 5, 1], 128),
+            ("unet, 1280 at 16x16", 256, 1280, [32, 64], [8, 20, 1], 128),
+            ("unet, 1280 at 8x8", 64, 1280, [32, 32], [2, 40, 1], 64),
+            ("a text encoder's layer", 77, 768, [32, 64], [3, 12, 1], 128),
+            ("a row", 1, 1280, [32, 64], [1, 20, 1], 128),
+        ] {
+            let tiling = local_tiling(&device, "gemm_local", DType::F32, &class(rows, outputs));
+            let got = ["TILE_M", "TILE_N"].map(|name| tiling.configuration.get(name));
+            assert_eq!((got, tiling.groups, tiling.local), (tile, groups, [items, 1, 1]), "{why}");
+        }
     }
 }

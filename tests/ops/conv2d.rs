@@ -6,25 +6,25 @@ use crate::common::{assert_close, devices, largest, oracle, values};
 use crate::gemm::tolerance;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Bias {
+pub enum Bias {
     None,
     Output,
     Sample,
 }
 
 #[derive(Clone, Debug)]
-struct Case {
-    why: &'static str,
+pub struct Case {
+    pub why: &'static str,
     /// N, H, W, I
-    x: [usize; 4],
-    outputs: usize,
-    params: Conv2d,
-    bias: Bias,
-    activation: Activation,
-    residual: bool,
+    pub x: [usize; 4],
+    pub outputs: usize,
+    pub params: Conv2d,
+    pub bias: Bias,
+    pub activation: Activation,
+    pub residual: bool,
 }
 
-const SAME: Conv2d = Conv2d {
+pub const SAME: Conv2d = Conv2d {
     kernel: [3, 3],
     stride: 1,
     padding: Padding { top: 1, bottom: 1, left: 1, right: 1 },
@@ -33,7 +33,7 @@ const SAME: Conv2d = Conv2d {
 };
 
 /// 3x3 without an epilogue.
-fn plain(why: &'static str, x: [usize; 4], outputs: usize) -> Case {
+pub fn plain(why: &'static str, x: [usize; 4], outputs: usize) -> Case {
     let (params, activation) = (SAME, Activation::None);
     Case { why, x, outputs, params, bias: Bias::None, activation, residual: false }
 }
@@ -48,7 +48,7 @@ fn output_shape(case: &Case) -> [usize; 4] {
     [samples, out_height, out_width, case.outputs]
 }
 
-fn run(device: &Device, dtype: DType, case: &Case) -> Tensor {
+pub fn run(device: &Device, dtype: DType, case: &Case) -> Tensor {
     let tensor = |seed, shape: &[usize], dtype| {
         Tensor::from_slice(device, shape, dtype, &values(seed, shape.iter().product())).unwrap()
     };

@@ -13,25 +13,25 @@ const ACTIVATIONS: [Activation; 5] = [
 ];
 
 #[derive(Clone, Debug)]
-struct Case {
-    why: &'static str,
+pub struct Case {
+    pub why: &'static str,
     /// Of x, without its last axis.
-    leading: Vec<usize>,
+    pub leading: Vec<usize>,
     /// Columns of x and of x2.
-    columns: [usize; 2],
-    outputs: usize,
-    bias: bool,
-    activation: Activation,
-    residual: bool,
+    pub columns: [usize; 2],
+    pub outputs: usize,
+    pub bias: bool,
+    pub activation: Activation,
+    pub residual: bool,
 }
 
 /// Without an epilogue.
-fn plain(why: &'static str, leading: &[usize], inputs: usize, outputs: usize) -> Case {
+pub fn plain(why: &'static str, leading: &[usize], inputs: usize, outputs: usize) -> Case {
     let (leading, activation) = (leading.to_vec(), Activation::None);
     Case { why, leading, columns: [inputs, 0], outputs, bias: false, activation, residual: false }
 }
 
-fn run(device: &Device, dtype: DType, case: &Case) -> Tensor {
+pub fn run(device: &Device, dtype: DType, case: &Case) -> Tensor {
     let [columns, columns2] = case.columns;
     let (inputs, outputs) = (columns + columns2, case.outputs);
     let tensor = |seed, last: usize, dtype| {

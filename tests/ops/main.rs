@@ -3,6 +3,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+#[path = "../common/claiming.rs"]
+mod claiming;
+
 mod attention;
 mod cast;
 mod conv2d;
@@ -12,5 +15,7 @@ mod geglu;
 mod gemm;
 mod group_norm;
 mod layer_norm;
+mod local_tiles;
 mod peak;
 mod winograd;
+mod winograd_local;

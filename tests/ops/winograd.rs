@@ -8,21 +8,21 @@ use proptest::prelude::*;
 use crate::common::{assert_close, devices, largest, oracle, values};
 
 #[derive(Clone, Debug)]
-struct Case {
-    why: &'static str,
-    tile: usize,
+pub struct Case {
+    pub why: &'static str,
+    pub tile: usize,
     /// N, H, W, I
-    x: [usize; 4],
-    outputs: usize,
-    params: Conv2d,
-    sample_bias: bool,
-    activation: Activation,
-    residual: bool,
+    pub x: [usize; 4],
+    pub outputs: usize,
+    pub params: Conv2d,
+    pub sample_bias: bool,
+    pub activation: Activation,
+    pub residual: bool,
     /// Added to every value of x: a mean far from zero.
-    offset: f32,
+    pub offset: f32,
 }
 
-const SAME: Conv2d = Conv2d {
+pub const SAME: Conv2d = Conv2d {
     kernel: [3, 3],
     stride: 1,
     padding: Padding { top: 1, bottom: 1, left: 1, right: 1 },
@@ -30,7 +30,7 @@ const SAME: Conv2d = Conv2d {
     crop: [0, 0],
 };
 
-fn plain(why: &'static str, tile: usize, x: [usize; 4], outputs: usize) -> Case {
+pub fn plain(why: &'static str, tile: usize, x: [usize; 4], outputs: usize) -> Case {
     let (params, activation) = (SAME, Activation::None);
     let (sample_bias, residual, offset) = (false, false, 0.0);
     Case { why, tile, x, outputs, params, sample_bias, activation, residual, offset }
@@ -43,14 +43,14 @@ fn run(device: &Device, dtype: DType, case: &Case) -> Result<Tensor> {
 }
 
 /// The direct convolution in f64. So few outputs are never planned as Winograd's.
-fn direct(dtype: DType, case: &Case) -> Tensor {
+pub fn direct(dtype: DType, case: &Case) -> Tensor {
     let plan = |x: &Tensor, weights: &Weights, epilogue: Epilogue| {
         ops::conv2d(x, weights, &case.params, epilogue)
     };
     compute(&Device::definitions(None), dtype, case, plan).unwrap()
 }
 
-fn compute(
+pub fn compute(
     device: &Device,
     dtype: DType,
     case: &Case,
@@ -87,7 +87,7 @@ fn compute(
 
 /// The bound of `winograd_error`, of results up to `largest`, and the rounding to the element type
 /// of either side.
-fn tolerance(dtype: DType, case: &Case, largest: f32) -> f32 {
+pub fn tolerance(dtype: DType, case: &Case, largest: f32) -> f32 {
     largest * (2.0 * dtype.rounding() + ops::winograd_error(case.tile, case.x[3]))
 }
 

@@ -91,6 +91,8 @@ pub enum Algorithm {
     },
     /// A kernel for few channels in or out.
     Edge(Edge),
+    /// [`winograd_local()`]: fewer products, and the transforms of windows and products with them.
+    WinogradLocal,
     /// `conv2d_register`: implicit GEMM, a work-item holds a large tile in wide vectors.
     RegisterTiles,
     /// `conv2d_local`: implicit GEMM, a work-group shares tiles in local memory.
@@ -112,6 +114,8 @@ pub fn plan(problem: &Problem, info: &DeviceInfo) -> Algorithm {
         Algorithm::Winograd { tile }
     } else if let Some(edge) = edge(problem, info) {
         Algorithm::Edge(edge)
+    } else if winograd::local::applies(problem) && winograd::local::pays(problem, info) {
+        Algorithm::WinogradLocal
     } else if info.prefers_register_tiles() {
         Algorithm::RegisterTiles
     } else {
@@ -154,6 +158,7 @@ pub fn conv2d(
         Algorithm::Pointwise => gemm(x, None, weights, epilogue),
         Algorithm::Winograd { tile } => winograd::run(&job, tile),
         Algorithm::Edge(edge) => direct::run(&job, edge.kernel(), edge_tiling),
+        Algorithm::WinogradLocal => winograd::local::run(&job),
         Algorithm::RegisterTiles => direct::run(&job, "conv2d_register", register_tiling),
         Algorithm::LocalTiles => direct::run(&job, "conv2d_local", local_tiling),
     }
@@ -186,6 +191,38 @@ pub fn winograd(
         return Err(Error::shape("winograd", detail));
     }
     winograd::run(&Job { x, weights, problem, epilogue }, tile)
+}
+
+/// As [`winograd()`] with tiles of two outputs each way, in one pass that a work-group makes in
+/// local memory, whatever [`plan`] would choose.
+///
+/// # Errors
+///
+/// As [`conv2d()`]; [`Error::Shape`] for another window or stride, or if channels are no multiple
+/// of 8.
+///
+/// # Precision
+///
+/// See [`winograd_error`].
+pub fn winograd_local(
+    x: &Tensor,
+    weights: &Weights,
+    params: &Conv2d,
+    epilogue: Epilogue,
+) -> Result<Tensor> {
+    let problem = check(x, weights, params, &epilogue)?;
+    if !winograd::local::applies(&problem) {
+        let detail = format!(
+            "kernel, stride and channels must be [3, 3], 1 and a multiple of {}, got {:?}, {} and \
+             {}",
+            winograd::local::CHANNELS,
+            params.kernel,
+            params.stride,
+            problem.channels
+        );
+        return Err(Error::shape("winograd_local", detail));
+    }
+    winograd::local::run(&Job { x, weights, problem, epilogue })
 }
 
 pub use winograd::winograd_error;
@@ -348,13 +385,14 @@ mod tests {
         let [local, register] = [Algorithm::LocalTiles, Algorithm::RegisterTiles];
         let [few_inputs, few_outputs] = [Edge::FewInputs, Edge::FewOutputs].map(Algorithm::Edge);
         let (pixels, winograd) = (Algorithm::Pointwise, Algorithm::Winograd { tile: 4 });
+        let fused = Algorithm::WinogradLocal;
         let time_embedding = Problem { sample_bias: true, ..pointwise(Padding::default(), 1) };
         let vae_down = Problem { params: strided, output: [32, 32], ..layer(128, 128, 64) };
         let unet_up = Problem { params: up, output: [32, 32], ..layer(1280, 1280, 16) };
         let cases = [
             ("unet resnet", layer(320, 320, 64), winograd, winograd),
-            ("unet resnet of both", layer(2560, 1280, 16), local, winograd),
-            ("unet upsample", unet_up, local, winograd),
+            ("unet resnet of both", layer(2560, 1280, 16), fused, winograd),
+            ("unet upsample", unet_up, fused, winograd),
             ("unet upsample, guided", Problem { samples: 2, ..unet_up }, winograd, winograd),
             ("unet resnet at its smallest", layer(1280, 1280, 8), local, register),
             ("unet shortcut", pointwise(Padding::default(), 1), pixels, pixels),
@@ -362,7 +400,7 @@ mod tests {
             ("shortcut with a time embedding", time_embedding, local, register),
             ("vae downsample", vae_down, local, register),
             ("vae resnet", layer(512, 512, 64), winograd, winograd),
-            ("vae resnet at its largest", layer(128, 128, 512), local, winograd),
+            ("vae resnet at its largest", layer(128, 128, 512), fused, winograd),
             ("unet's first", layer(4, 320, 64), local, few_inputs),
             ("vae's last", layer(128, 3, 512), local, few_outputs),
         ];

@@ -9,6 +9,8 @@
 //! 3 % of the time of 320 -> 320 channels at 64 x 64 and 9 % of 640 -> 640 at 32 x 32, on a
 //! processor with PoCL.
 
+pub(super) mod local;
+
 use std::ops::Range;
 
 use super::{Conv2d, Job, Part, Problem};

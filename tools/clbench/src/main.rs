@@ -12,6 +12,7 @@ mod check;
 mod compare;
 mod devices;
 mod explain;
+mod isa;
 mod list;
 mod peak;
 mod report;
@@ -35,6 +36,8 @@ enum Command {
     Devices(devices::Arguments),
     /// Say which configuration a kernel gets for a problem, and why
     Explain(explain::Arguments),
+    /// Report what a compiler makes of the kernels for a chip that need not be here
+    Isa(isa::Arguments),
     /// List the kernels with their parameters
     List(list::Arguments),
     Run(run::Arguments),
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Devices(arguments) => devices::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
+        Command::Isa(arguments) => isa::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
         Command::Run(arguments) => run::run(&arguments),
         Command::Peak(arguments) => peak::run(&arguments),

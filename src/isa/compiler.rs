@@ -1,0 +1,162 @@
+//! Who compiles: comgr where a library of that name opens, else clang.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::backend::ProgramSource;
+use crate::backend::comgr::Comgr;
+use crate::isa::Target;
+use crate::{DType, Error, Result};
+
+/// A compiler for chips that need not be there.
+#[derive(Debug)]
+pub struct Compiler {
+    name: String,
+    way: Way,
+}
+
+#[derive(Debug)]
+enum Way {
+    Comgr(Comgr),
+    /// The program, and the folder of the device libraries' bitcode.
+    Clang(&'static str, PathBuf),
+}
+
+const CLANGS: [&str; 3] = ["clang-22", "clang-15", "clang"];
+
+/// Where Debian and ROCm put the device libraries.
+const BITCODE: [&str; 4] = [
+    "/usr/lib/x86_64-linux-gnu/amdgcn/bitcode",
+    "/usr/lib/amdgcn/bitcode",
+    "/usr/share/amdgcn/bitcode",
+    "/opt/rocm/amdgcn/bitcode",
+];
+
+impl Compiler {
+    /// The first that is installed: `comgr`, then `clang` with the device libraries; or the one
+    /// that `wanted` names.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Argument`] if `wanted` is no such name; [`Error::Device`] if none is installed.
+    pub fn find(wanted: Option<&str>) -> Result<Self> {
+        if let Some(name) = wanted.filter(|name| !["comgr", "clang"].contains(name)) {
+            let detail = format!("expected comgr or clang, got {name:?}");
+            return Err(Error::argument("compiler", detail));
+        }
+        if wanted != Some("clang")
+            && let Some(comgr) = Comgr::open()?
+        {
+            let name = format!("comgr {}", comgr.version());
+            return Ok(Self { name, way: Way::Comgr(comgr) });
+        }
+        let bitcode = BITCODE.map(Path::new).into_iter().find(|folder| {
+            ["opencl.bc", "ocml.bc", "ockl.bc"].iter().all(|name| folder.join(name).exists())
+        });
+        if wanted != Some("comgr")
+            && let Some(bitcode) = bitcode
+            && let Some((program, name)) = CLANGS.iter().find_map(|program| clang(program))
+        {
+            return Ok(Self { name, way: Way::Clang(program, bitcode.to_owned()) });
+        }
+        let detail = "no compiler: install libamd-comgr2 (in ROCm, comgr), or clang-15 and \
+                      rocm-device-libs";
+        Err(Error::Device { call: "looking for a compiler", detail: detail.to_owned() })
+    }
+
+    /// Which one it is, with its version.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A kernel's assembly for a target, or the compiler's log.
+    pub(super) fn assembly(
+        &self,
+        target: &Target,
+        source: &ProgramSource,
+    ) -> std::result::Result<String, String> {
+        let mut options = vec!["-cl-fast-relaxed-math".to_owned(), "-O3".to_owned()];
+        let dtype = match source.dtype {
+            DType::F32 => "DTYPE_F32",
+            DType::F16 => "DTYPE_F16",
+        };
+        options.push(format!("-D{dtype}"));
+        options.extend(source.parameters.iter().map(|(name, value)| format!("-D{name}={value}")));
+        match &self.way {
+            Way::Comgr(comgr) => comgr.assembly(target.name, source.source, &options),
+            Way::Clang(program, bitcode) => {
+                run_clang(program, bitcode, target, source.source, &options)
+            }
+        }
+    }
+}
+
+/// A clang's version line, if there is such a program.
+fn clang(program: &&'static str) -> Option<(&'static str, String)> {
+    let output = Command::new(program).arg("--version").output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let version = text.lines().next()?.split("version ").nth(1)?.split_whitespace().next()?;
+    Some((program, format!("clang {version}")))
+}
+
+/// The constants that device libraries are specialised by. They come as files of bitcode too, but
+/// not for chips younger than the libraries.
+fn constants(target: &Target) -> String {
+    let constants = [
+        ("int", "ISA_version", target.isa_version()),
+        ("int", "ABI_version", 400),
+        ("bool", "wavefrontsize64", u32::from(target.wave == 64)),
+        ("bool", "finite_only_opt", 1),
+        // In two parts, or a search for unsafe code finds it.
+        ("bool", concat!("un", "safe_math_opt"), 1),
+        ("bool", "daz_opt", 1),
+        ("bool", "correctly_rounded_sqrt32", 0),
+    ];
+    let line = |(word, name, value)| format!("__constant const {word} __oclc_{name} = {value};\n");
+    constants.map(line).concat()
+}
+
+fn run_clang(
+    program: &str,
+    bitcode: &Path,
+    target: &Target,
+    source: &str,
+    options: &[String],
+) -> std::result::Result<String, String> {
+    let io = |error: std::io::Error| format!("{program}: {error}");
+    let folder = tempfile::tempdir().map_err(io)?;
+    let (input, output) = (folder.path().join("kernel.cl"), folder.path().join("kernel.s"));
+    std::fs::write(&input, format!("{}{source}", constants(target))).map_err(io)?;
+    let mut command = Command::new(program);
+    command
+        .args(["-x", "cl", "-cl-std=CL1.2", "-target", "amdgcn-amd-amdhsa", "-nogpulib", "-S"])
+        .args(["-Xclang", "-finclude-default-header", "-mcode-object-version=4"])
+        .arg(format!("-mcpu={}", target.name))
+        .args(options);
+    for library in ["opencl.bc", "ocml.bc", "ockl.bc"] {
+        command.args(["-Xclang", "-mlink-builtin-bitcode", "-Xclang"]).arg(bitcode.join(library));
+    }
+    let done = command.arg(&input).arg("-o").arg(&output).output().map_err(io)?;
+    if !done.status.success() {
+        return Err(String::from_utf8_lossy(&done.stderr).into_owned());
+    }
+    std::fs::read_to_string(&output).map_err(io)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_compiler_is_comgr_or_clang() {
+        let error = Compiler::find(Some("gcc")).unwrap_err().to_string();
+        assert_eq!(error, "compiler: expected comgr or clang, got \"gcc\"");
+    }
+
+    #[test]
+    fn constants_say_what_the_chip_is() {
+        let text = constants(Target::find("gfx90a").unwrap());
+        assert!(text.contains("__oclc_ISA_version = 9010;"), "{text}");
+        assert!(text.contains("__oclc_wavefrontsize64 = 1;"), "{text}");
+    }
+}
