@@ -185,10 +185,15 @@ impl Output<'_> {
             let row = read(residual, start, row);
             values.iter_mut().zip(row).for_each(|(value, other)| *value += other);
         }
-        // SAFETY: as this function's.
         match &self.y {
-            Elements::F32(y) => unsafe { y.part(start, values.len()) }.copy_from_slice(values),
-            Elements::F16(y) => narrow(values, unsafe { y.part(start, values.len()) }),
+            Elements::F32(y) => {
+                // SAFETY: as this function's.
+                unsafe { y.part(start, values.len()) }.copy_from_slice(values);
+            }
+            Elements::F16(y) => {
+                // SAFETY: as this function's.
+                narrow(values, unsafe { y.part(start, values.len()) });
+            }
         }
     }
 }

@@ -6,7 +6,7 @@
 //! Windows and products are made for as many tiles at a time as a cache holds, and the transformed
 //! weights for as many outputs at a time as [`Blocks`] says: all of them are scratch. Transformed
 //! weights are four times as many values as the weights, so they are not kept: making them anew is
-//! 3 % of the time of 320 -> 320 channels at 64 x 64 and 9 % of 640 -> 640 at 32 x 32, on a
+//! 3 % of the time of 320 -> 320 channels at 64 x 64 and 10 % of 640 -> 640 at 32 x 32, on a
 //! processor with PoCL.
 
 pub(super) mod local;
@@ -54,9 +54,9 @@ pub fn winograd_error(tile: usize, channels: usize) -> f32 {
 /// moves 288 bytes of windows and products for each channel, of which there are C + O; so it pays
 /// from some C * O / (C + O) on. It moves 324 bytes of weights for each pair, once; so it pays from
 /// some number of tiles on. On a processor both were measured: 128 -> 128 channels at 512 x 512 are
-/// 2.3 times as fast and 1280 -> 1280 at 16 x 16 twice. On a GPU they are reckoned, for 5.2 TFLOP/s
-/// and 150 GB/s that a Polaris card reaches: break-even is at 46, and at 52 tiles, of which these
-/// are twice and more.
+/// 2.2 times as fast, and 1280 -> 1280 at 16 x 16 are 1.6 times as fast with PoCL and 2.1 times
+/// without. On a GPU they are reckoned, for 5.2 TFLOP/s and 150 GB/s as a target for Polaris cards:
+/// break-even is at 46, and at 52 tiles, of which these are twice and more.
 pub(super) fn best_tile(problem: &Problem, info: &DeviceInfo) -> Option<usize> {
     let Problem { samples, channels, output: [height, width], outputs, params, .. } = *problem;
     let Conv2d { kernel, stride, .. } = params;
