@@ -36,7 +36,7 @@ enum Command {
     /// Run one kernel and compare it with its definition
     Run(run::Arguments),
     /// Find the best configuration of a kernel on a device
-    Tune(tune::Arguments),
+    Tune(Box<tune::Arguments>),
     /// What `tune` runs candidates in
     #[command(hide = true)]
     TuneWorker,
