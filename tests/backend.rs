@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use ellesmere::backend::{
-    Argument, Backend, Buffer, CopyRegion, Launch, Program, ProgramSource, Value,
+    Argument, Backend, Buffer, CopyRegion, Launch, PART_ALIGNMENT, Program, ProgramSource, Value,
 };
 use ellesmere::hardware::detect;
 use ellesmere::{DType, Error};
@@ -207,5 +207,27 @@ fn threads_can_share_a_program() {
                 });
             }
         });
+    }
+}
+
+#[test]
+fn a_part_shares_the_memory_of_its_whole_and_keeps_it() {
+    let devices = detect().entries.into_iter().filter(|entry| entry.unusable().is_none());
+    for backend in devices.map(|entry| entry.open().unwrap()) {
+        let name = &backend.info().platform;
+        let start = PART_ALIGNMENT;
+        let whole = Arc::new(backend.allocate(3 * start).unwrap());
+        backend.write(&whole, 0, &vec![1; 3 * start as usize]).unwrap();
+        let part = backend.part(&whole, start, 100).unwrap();
+        assert_eq!((part.bytes(), part.part_of().unwrap().1), (100, start));
+        backend.write(&part, 0, &[2; 100]).unwrap();
+        let mut seen = [0; 102];
+        backend.read(&whole, start - 1, &mut seen).unwrap();
+        assert_eq!((seen[0], seen[101]), (1, 1), "on {name}, outside");
+        assert_eq!(seen[1..101], [2; 100], "on {name}, inside");
+        drop(whole);
+        let mut seen = [0; 100];
+        backend.read(&part, 0, &mut seen).unwrap();
+        assert_eq!(seen, [2; 100], "on {name}, when the whole is no one else's");
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use ellesmere::bench::{CASES, Part, Problem, Suite};
 use ellesmere::hardware::{DeviceEntry, Wanted, detect};
 use ellesmere::io::{atomic, read_text};
-use ellesmere::tune::{Database, Entry, Outcome, Recording, StrategyKind};
+use ellesmere::tune::{Database, Entry, Outcome, Recording, Space, StrategyKind};
 use ellesmere::{DType, Error, Result, knob};
 
 use crate::table;
@@ -92,7 +92,7 @@ Candidates run in a process of their own: one that hangs, crashes or takes the d
 costs one row. Each is compared with the kernel's definition (at large sizes with the host's fast \
 path, and with the definition at smaller sizes of the same remainders), in memory that is filled \
 with NaNs before and guarded by zones on both sides; then timed, 9 runs or more, of which the \
-median counts. Outcomes are ok, compile, timeout, runtime (a crash, or a launch that fails), \
+median counts; at the end the best is timed again. Outcomes are ok, compile, timeout, runtime (a crash, or a launch that fails), \
 correctness (a wrong result, or a write outside a buffer) and constraints.
 
 What is tried is noted before and after in the folder of the tuned configurations; --resume goes \
@@ -161,40 +161,50 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
         atomic::check_writable(output)?;
     }
+    search(arguments, &problems, &settings, Runner::new(timeout), budget)
+}
+
+/// Tunes one problem after the other, each for its share of what is left of the budget.
+fn search(
+    arguments: &Arguments,
+    problems: &[(Space, Problem)],
+    settings: &Settings,
+    mut runner: Runner,
+    budget: Option<Duration>,
+) -> Result<ExitCode> {
     let path = database_path()?;
     let folder = Folder::open(&path.with_extension("d"))?;
     let database = Database::open(&path);
     database.notes().iter().for_each(|note| eprintln!("clbench: {note}"));
     stop::on_ctrl_c()?;
-    let mut runner = Runner::new(timeout);
-    let mut rows = Vec::new();
-    let (mut failed, mut stopped, begin) = (false, false, Instant::now());
+    let (mut rows, begin) = (Vec::new(), Instant::now());
+    let (mut failed, mut stopped, mut failure) = (false, false, None);
     let mut weight_left: u64 = problems.iter().map(|(_, problem)| problem.weight.max(1)).sum();
-    for (space, problem) in &problems {
+    for (space, problem) in problems {
         let share = problem.weight.max(1) as f64 / weight_left as f64;
-        let left = budget.map(|budget| budget.saturating_sub(begin.elapsed()));
-        let own = left.map(|left| left.mul_f64(share));
-        let tried = Tried { problem, space, database: &database, folder: &folder };
-        let tuned = problem::tune(tried, &settings, &mut runner, own)?;
         weight_left -= problem.weight.max(1);
+        let left = budget.map(|budget| budget.saturating_sub(begin.elapsed()));
+        let tried = Tried { problem, space, database: &database, folder: &folder };
+        let own_budget = left.map(|left| left.mul_f64(share));
+        let tuned = problem::tune(tried, settings, &mut runner, own_budget)?;
         rows.push(row(problem, &tuned));
         failed |= tuned.recording.ranking().is_empty();
         keep(arguments, &tuned, &database)?;
-        if let Some(error) = tuned.failure {
-            print(&rows);
-            return Err(error);
-        }
-        if tuned.end == End::Stopped {
-            stopped = true;
+        (stopped, failure) = (tuned.end == End::Stopped, tuned.failure);
+        if stopped {
             break;
         }
     }
     print(&rows);
-    if stopped {
-        eprintln!("clbench: stopped; the same command with --resume goes on from here");
-        return Ok(ExitCode::from(130));
+    match failure {
+        Some(error) => Err(error),
+        None if stopped => {
+            eprintln!("clbench: stopped; the same command with --resume goes on from here");
+            Ok(ExitCode::from(130))
+        }
+        None if failed => Ok(ExitCode::FAILURE),
+        None => Ok(ExitCode::SUCCESS),
     }
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// The user's tuned configurations; journals and the blacklist are in a folder beside them.
@@ -293,7 +303,7 @@ fn stand_in(arguments: &Arguments, problems: &[Problem]) -> Result<Option<&'stat
     Ok(Some(kernel.stand_in(&text).leak()))
 }
 
-fn list(problems: &[(ellesmere::tune::Space, Problem)]) {
+fn list(problems: &[(Space, Problem)]) {
     let all: u64 = problems.iter().map(|(_, problem)| problem.weight).sum();
     let rows: Vec<_> = problems
         .iter()

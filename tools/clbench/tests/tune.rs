@@ -270,6 +270,30 @@ fn a_second_tuner_waits_and_a_damaged_journal_is_kept_aside() {
     assert_eq!(fs::read(&journals(&folder, ".corrupt")[0]).unwrap(), b"no journal\n");
 }
 
+#[test]
+fn the_best_is_timed_again_and_resuming_tries_nothing() {
+    let Some(device) = device() else { return };
+    let folder = TempDir::new().unwrap();
+    let (first, second) = (path(&folder, "first.json"), path(&folder, "second.json"));
+    let values = ["TILE_M=12", "TILES=2,4,8", "VECTOR=16"];
+    let mut arguments = misbehaving(&device, &first, TIMEOUT, &values);
+    arguments.extend(["--max-candidates", "2"]);
+    succeeded(&clbench(folder.path(), &arguments).output().unwrap());
+    let starts = || {
+        let journal = fs::read_to_string(&journals(&folder, ".jsonl")[0]).unwrap();
+        journal.lines().filter(|line| line.starts_with("{\"Start\"")).count()
+    };
+    assert!(starts() > 2, "two candidates, and the best again");
+    assert_eq!(outcomes(&first, "TILES").into_keys().collect::<Vec<_>>(), [2, 4]);
+
+    let values = ["TILE_M=12", "TILES=2,4", "VECTOR=16"];
+    let mut arguments = misbehaving(&device, &second, TIMEOUT, &values);
+    arguments.push("--resume");
+    succeeded(&clbench(folder.path(), &arguments).output().unwrap());
+    assert_eq!(starts(), 0);
+    assert_eq!(Recording::read(first.as_ref()).unwrap(), Recording::read(second.as_ref()).unwrap());
+}
+
 /// Runs a command that must fail with `status` and one line with every one of `words`.
 #[track_caller]
 fn refused(command: &mut Command, status: i32, words: &[&str]) {

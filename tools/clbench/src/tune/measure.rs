@@ -8,6 +8,7 @@ use ellesmere::bench::{Agreement, Case, Inputs, Problem, Sizes};
 use ellesmere::hardware::detect;
 use ellesmere::kernel::{Configuration, Kernel};
 use ellesmere::tune::Outcome;
+use ellesmere::tune::database::DeviceKey;
 use ellesmere::{DType, Device, DeviceOptions, Error, Result};
 
 use super::protocol::{Candidate, Report, Task};
@@ -50,6 +51,10 @@ impl Bench {
             Some((device, backend)) if device == task.device => backend,
             _ => detect().get(&task.device)?.open()?,
         };
+        if DeviceKey::of(backend.info()) != task.key {
+            let detail = format!("it is {} now, not {}", backend.info().name, task.key.name);
+            return Err(Error::NoDevice { wanted: task.device.clone(), detail });
+        }
         let (kernel, case) = (Kernel::find(&task.kernel), Case::find(&task.kernel));
         let Some((kernel, case)) = kernel.zip(case) else {
             return Err(Error::argument("kernel", format!("there is no {:?}", task.kernel)));

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use ellesmere::tune::Outcome;
+use ellesmere::tune::database::DeviceKey;
 use serde::{Deserialize, Serialize};
 
 /// From the tuner.
@@ -20,6 +21,8 @@ pub enum Request {
 pub struct Task {
     /// The device's id.
     pub device: String,
+    /// What must answer to it: ids go to other devices when one is gone.
+    pub key: DeviceKey,
     pub kernel: String,
     pub dtype: String,
     /// Of the op that launches the kernel.
