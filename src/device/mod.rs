@@ -61,7 +61,7 @@ pub struct Call<'a> {
     pub kernel: &'static str,
     /// What `REAL` is.
     pub dtype: DType,
-    /// What the kernel is specialised by: see [`Device::configuration`].
+    /// What the kernel is specialised by: see `Device::configuration`.
     pub configuration: &'a Configuration,
     /// In the kernel's order.
     pub arguments: &'a [Argument<'a>],
