@@ -1,4 +1,5 @@
-// conv2d_few_inputs.cl: y = activation(conv(x) + bias) + residual, of a 3 x 3 window of few channels.
+// conv2d_few_inputs.cl: y = activation(conv(x) + bias) + residual, of 3 x 3 windows of few
+// channels.
 //
 //   x            [samples, height, width, channels]  REAL, contiguous
 //   weights      panels of 32 outputs, [ceil(outputs / 32)][9 * channels][32]  REAL, over

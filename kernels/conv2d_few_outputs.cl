@@ -1,4 +1,5 @@
-// conv2d_few_outputs.cl: y = activation(conv(x) + bias) + residual, of a 3 x 3 window to few outputs.
+// conv2d_few_outputs.cl: y = activation(conv(x) + bias) + residual, of 3 x 3 windows to few
+// outputs.
 //
 //   x            [samples, height, width, channels]  REAL, contiguous
 //   weights      panels of 32 outputs, [ceil(outputs / 32)][9 * channels][32]  REAL, over
@@ -10,9 +11,9 @@
 //   read_height, read_width  where x ends as it is read: whatever is asked beyond is zero
 //   launch       work-items that share out the rows of y, each cut into strips of pixels
 //
-// For CPU devices. A panel would be nearly empty, and each pixel of x read nine times. Here the nine
-// taps lie side by side in panels, each pixel of x is multiplied once by all of them, and a pixel of
-// y gathers its window from the products of three rows, which stay in a ring.
+// For CPU devices. A panel would be nearly empty, and each pixel of x read nine times. Here the
+// nine taps lie side by side in panels, each pixel of x is multiplied once by all of them, and a
+// pixel of y gathers its window from the products of three rows, which stay in a ring.
 
 #ifndef CHANNELS
 #define CHANNELS 128    // of x

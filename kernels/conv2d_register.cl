@@ -78,13 +78,16 @@ void conv2d_register(__global const REAL *x,
                 tap++;
             }
         }
-        multiply_block(packed, A_STRIDE, rows - first_row, tiles, weights, first_panel, panels,
-                       inputs, first, depth, sums);
+        for (uint p = 0; p < panels; p++) {
+            float *of_panel = panel_sums(sums, p, part, inputs);
+            multiply_panel(packed, A_STRIDE, rows - first_row, tiles, weights, first_panel + p,
+                           inputs, first, depth, of_panel);
+            if (first + depth < inputs)
+                continue;
+            for (uint m = 0; m < block_rows; m++)
+                store_row(of_panel + m * PANEL, (first_panel + p) * PANEL, outputs, first_row + m,
+                          (first_row + m) / (out_height * out_width), bias, sample_bias, residual,
+                          y, activation);
+        }
     }
-
-    for (uint p = 0; p < panels; p++)
-        for (uint m = 0; m < block_rows; m++)
-            store_row(sums + (p * BLOCK_M + m) * PANEL, (first_panel + p) * PANEL, outputs,
-                      first_row + m, (first_row + m) / (out_height * out_width), bias, sample_bias,
-                      residual, y, activation);
 }

@@ -44,14 +44,18 @@ void gemm_register(__global const REAL *x,
     const uint part = part_depth(inputs);
     const uint rows_left = rows - first_row;
     float sums[PANELS * BLOCK_M * PANEL];
-#if IN_PLACE
-    for (uint first = 0; first < inputs; first += part)
-        multiply_block(x + (size_t)first_row * columns + first, columns, rows_left, tiles, weights,
-                       first_panel, panels, inputs, first, min(part, inputs - first), sums);
-#else
+#if !IN_PLACE
     float packed[BLOCK_M * A_STRIDE];
+#endif
+
     for (uint first = 0; first < inputs; first += part) {
         const uint depth = min(part, inputs - first);
+#if IN_PLACE
+        __global const float *block = x + (size_t)first_row * columns + first;
+        const size_t stride = columns;
+#else
+        const float *block = packed;
+        const size_t stride = A_STRIDE;
         const uint depth1 = first < columns ? min(depth, columns - first) : 0;
         for (uint m = 0; m < tiles * TILE_M; m++) {
             const size_t row = first_row + m;
@@ -64,16 +68,19 @@ void gemm_register(__global const REAL *x,
                 unpack(packed + m * A_STRIDE + depth1, x2,
                        row * (inputs - columns) + first + depth1 - columns, depth - depth1);
         }
-        multiply_block(packed, A_STRIDE, rows_left, tiles, weights, first_panel, panels, inputs,
-                       first, depth, sums);
-    }
 #endif
-
-    for (uint p = 0; p < panels; p++)
-        for (uint m = 0; m < block_rows; m++) {
-            const uint tile = m / TILE_M;
-            const uint place = m + tile * TILE_M - tile_row(tile, rows_left);
-            store_row(sums + (p * BLOCK_M + place) * PANEL, (first_panel + p) * PANEL, outputs,
-                      first_row + m, 0, bias, 0, residual, y, activation);
+        for (uint p = 0; p < panels; p++) {
+            float *of_panel = panel_sums(sums, p, part, inputs);
+            multiply_panel(block, stride, rows_left, tiles, weights, first_panel + p, inputs, first,
+                           depth, of_panel);
+            if (first + depth < inputs)
+                continue;
+            for (uint m = 0; m < block_rows; m++) {
+                const uint tile = m / TILE_M;
+                const uint place = m + tile * TILE_M - tile_row(tile, rows_left);
+                store_row(of_panel + place * PANEL, (first_panel + p) * PANEL, outputs,
+                          first_row + m, 0, bias, 0, residual, y, activation);
+            }
         }
+    }
 }

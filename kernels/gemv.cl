@@ -96,7 +96,8 @@ void gemv(__global const REAL *x,
 
     add_terms(sums, x, rows, columns, weights, start, slice);
     if (columns < inputs)
-        add_terms(sums, x2, rows, inputs - columns, weights, start + (size_t)columns * PANEL, slice);
+        add_terms(sums, x2, rows, inputs - columns, weights, start + (size_t)columns * PANEL,
+                  slice);
 
 #pragma unroll
     for (uint row = 0; row < ROWS; row++) {

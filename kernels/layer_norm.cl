@@ -69,8 +69,8 @@ void layer_norm(__global const REAL *x,
 
         for (uint c = item * VECTOR; c < whole; c += WG_SIZE * VECTOR) {
             const floatV normal = (WORD(load_real, VECTOR)(x, start + c) - mean) * scale;
-            WORD(store_real, VECTOR)
-            (y, start + c, normal * WORD(vload, VECTOR)(0, gamma + c) + WORD(vload, VECTOR)(0, beta + c));
+            const floatV scaled = normal * WORD(vload, VECTOR)(0, gamma + c);
+            WORD(store_real, VECTOR)(y, start + c, scaled + WORD(vload, VECTOR)(0, beta + c));
         }
         for (uint c = whole + item; c < channels; c += WG_SIZE)
             store_real(y, start + c, (load_real(x, start + c) - mean) * scale * gamma[c] + beta[c]);

@@ -28,7 +28,7 @@ fn small(case: &Case) -> Sizes {
             &[("samples", 1), ("queries", 66), ("keys", 67), ("heads", 2), ("head_width", 8)]
         }
         "cast" => &[("elements", 1031)],
-        "conv2d" => &[("height", 9), ("width", 11), ("channels", 6), ("outputs", 37)],
+        "conv2d" => &[("height", 9), ("width", 11), ("channels", 9), ("outputs", 37)],
         "conv2d_few_inputs" => &[("height", 5), ("width", 19), ("channels", 3), ("outputs", 37)],
         "conv2d_few_outputs" => &[("height", 5), ("width", 19), ("channels", 18), ("outputs", 4)],
         "gaussian_sample" => &[("height", 3), ("width", 7), ("channels", 4)],

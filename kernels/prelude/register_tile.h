@@ -140,38 +140,38 @@ INLINE void multiply_tile(ROWS const float *rows, const size_t stride, TERMS con
     multiply_runs(rows, stride, 1, 0, panel, sums, depth, add);
 }
 
-// sums[PANELS][BLOCK_M][PANEL] = [sums +] rows[BLOCK_M][stride] * the terms first..first + depth
-// of the panels from first_panel on; added to what is there unless these are the first.
-// `rows_left` are the rows from the block's first to the matrix' last.
-INLINE void multiply_block(ROWS const float *rows,
+// sums[BLOCK_M][PANEL] = [sums +] rows[BLOCK_M][stride] * the terms first..first + depth of a
+// panel; added to what is there unless these are the first. `rows_left` are the rows from the
+// block's first to the matrix' last.
+INLINE void multiply_panel(ROWS const float *rows,
                            const size_t stride,
                            const uint rows_left,
                            const uint tiles,
                            __global const REAL *weights,
-                           const uint first_panel,
-                           const uint panels,
+                           const uint panel,
                            const uint inputs,
                            const uint first,
                            const uint depth,
                            float *sums)
 {
+    const size_t start = ((size_t)panel * inputs + first) * PANEL;
 #if DECODED || defined(DTYPE_F16)
-    float panel[TILE_K * PANEL];
-#endif
-    for (uint p = 0; p < panels; p++) {
-        const size_t start = ((size_t)(first_panel + p) * inputs + first) * PANEL;
-#if DECODED || defined(DTYPE_F16)
-        unpack(panel, weights, start, depth * PANEL);
+    float terms[TILE_K * PANEL];
+    unpack(terms, weights, start, depth * PANEL);
 #else
-        __global const float *panel = weights + start;
+    __global const float *terms = weights + start;
 #endif
-        for (uint strip = 0; strip < STRIPS; strip++)
-            for (uint tile = 0; tile < tiles; tile++)
-                multiply_tile(rows + tile_row(tile, rows_left) * (long)stride, stride,
-                              panel + strip * COLUMNS,
-                              sums + (p * BLOCK_M + tile * TILE_M) * PANEL + strip * COLUMNS,
-                              depth, first > 0);
-    }
+    for (uint strip = 0; strip < STRIPS; strip++)
+        for (uint tile = 0; tile < tiles; tile++)
+            multiply_tile(rows + tile_row(tile, rows_left) * (long)stride, stride,
+                          terms + strip * COLUMNS, sums + tile * TILE_M * PANEL + strip * COLUMNS,
+                          depth, first > 0);
+}
+
+// Where a block's sums of its p-th panel are: one place for all if they are used up at once.
+INLINE float *panel_sums(float *sums, const uint p, const uint part, const uint inputs)
+{
+    return sums + (part < inputs ? p : 0) * BLOCK_M * PANEL;
 }
 
 // Of activation.h, which follows.

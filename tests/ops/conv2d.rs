@@ -257,6 +257,21 @@ proptest! {
 }
 
 #[test]
+fn few_channels_have_kernels_of_their_own_on_cpu_devices() {
+    let device = Device::cpu();
+    device.profile().set_enabled(true);
+    let launched = |case: &Case| {
+        run(&device, DType::F32, case);
+        device.profile().records().last().expect("a launch is recorded").name
+    };
+    let few_inputs = plain("the first layer", [1, 5, 6, 4], 32);
+    assert_eq!(launched(&few_inputs), "conv2d_few_inputs");
+    assert_eq!(launched(&plain("the last", [1, 5, 6, 32], 4)), "conv2d_few_outputs");
+    let strided = Case { params: Conv2d { stride: 2, ..SAME }, ..few_inputs };
+    assert_eq!(launched(&strided), "conv2d_register");
+}
+
+#[test]
 fn an_image_in_several_blocks_gives_the_same_result() {
     let cases = [
         plain("3x3", [2, 48, 10, 16], 24),

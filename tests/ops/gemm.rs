@@ -115,6 +115,17 @@ fn agrees_with_the_definition() {
 }
 
 #[test]
+fn few_rows_have_a_kernel_of_their_own() {
+    let device = Device::cpu();
+    device.profile().set_enabled(true);
+    for (rows, kernel) in [(1, "gemv"), (8, "gemv"), (9, "gemm_register")] {
+        run(&device, DType::F32, &plain("few rows", &[1, rows], 16, 32));
+        let records = device.profile().records();
+        assert_eq!(records.last().expect("a launch is recorded").name, kernel, "{rows} rows");
+    }
+}
+
+#[test]
 fn every_activation_agrees_with_its_definition() {
     for activation in ACTIVATIONS {
         let why = "an activation between bias and residual";
