@@ -6,7 +6,9 @@
 //   bias      [outputs]                 float, or absent
 //   residual  [rows, outputs]           REAL, or absent
 //   y         [rows, outputs]           REAL
-//   launch    one work-group per panel: SLICES slices of K by 32 / ITEM_N work-items
+//   batch     so many products of these sizes: every array but the bias has all of theirs, one
+//             after the other
+//   launch    one work-group per panel and product: SLICES slices of K by 32 / ITEM_N work-items
 //
 // The weight is read once, a panel from front to back: neighbouring work-items have neighbouring
 // outputs, neighbouring slices neighbouring terms. Slices are added in their order. A CPU device

@@ -152,7 +152,7 @@ pub(super) fn panel_tiling(device: &Device, dtype: DType, class: &Class) -> Tili
     let configuration = device.configuration("gemv", dtype, class, &suggested);
     Tiling::new(device, class, configuration, |_, class, configuration| {
         let items = PANEL / configuration.size("ITEM_N") * configuration.size("SLICES");
-        Grid { groups: [class.0[1].1.div_ceil(PANEL), 1, 1], local: [items, 1, 1] }
+        Grid { groups: [class.0[1].1.div_ceil(PANEL), 1, batch(class)], local: [items, 1, 1] }
     })
 }
 
