@@ -2,19 +2,19 @@ use super::{Case, Inputs, Run};
 use crate::ops::{self, Activation, Conv2d, Epilogue, Padding};
 use crate::{Error, Result};
 
-/// A convolution of SD 1.5's VAE, with its bias; an odd window, padded so that a stride of 1 keeps
-/// the size. Winograd's kernels, which it may choose too, are a case of their own.
+/// A convolution on the way down SD 1.5's VAE, with its bias; an odd window, padded so that a stride
+/// of 1 keeps the size. Winograd's kernels, which it may choose too, are a case of their own.
 pub const CASE: Case = Case {
     op: "conv2d",
     kernels: &["conv2d_local", "conv2d_register"],
     sizes: &[
         ("samples", 1),
-        ("height", 32),
-        ("width", 32),
+        ("height", 64),
+        ("width", 64),
         ("channels", 128),
         ("outputs", 128),
         ("kernel", 3),
-        ("stride", 1),
+        ("stride", 2),
     ],
     prepare,
 };

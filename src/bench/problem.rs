@@ -85,15 +85,17 @@ impl Problem {
 
     /// What a model launched, as a problem by itself; `None` if no op can be asked for just that.
     pub fn again(recorded: &RecordedProblem, info: &DeviceInfo) -> Option<Self> {
-        let case = Case::find(recorded.kernel)?;
-        let sizes = sizes_at(case, &recorded.class)?;
-        let problems = Self::of(case, recorded.dtype, &sizes, info).ok()?;
-        let same = |problem: &&Self| {
+        let case = case_of(recorded.kernel, recorded.class.iter().map(|(name, _)| *name))?;
+        let same = |problem: &Self| {
             problem.kernel.name == recorded.kernel
                 && problem.dtype == recorded.dtype
                 && problem.class.0 == recorded.class
         };
-        let problem = problems.into_iter().find(|problem| same(&problem))?;
+        let at = |sizes| {
+            let problems = Self::of(case, recorded.dtype, &sizes, info).ok()?;
+            problems.into_iter().find(same)
+        };
+        let problem = sizes_at(case, &recorded.class)?.into_iter().find_map(at)?;
         let (launches, weight) = (recorded.launches, weight(recorded));
         Some(Self { launches, weight, ..problem })
     }
@@ -108,21 +110,30 @@ impl Problem {
             let (kernel, device) = (one_line(&entry.kernel), &info.name);
             Error::argument("entry", format!("no op launches {kernel} for its class on {device}"))
         };
-        let case = Case::find(&entry.kernel).ok_or_else(none)?;
-        let sizes = if entry.shape.is_empty() {
+        let case = case_of(&entry.kernel, entry.class.keys().map(String::as_str));
+        let case = case.ok_or_else(none)?;
+        let guesses = if entry.shape.is_empty() {
             let class = entry.class.iter().map(|(name, &size)| (name.as_str(), size));
             sizes_at(case, &class.collect::<Vec<_>>()).ok_or_else(none)?
         } else {
             let shape = entry.shape.iter().map(|(name, &size)| (name.clone(), size));
-            case.sizes(&shape.collect::<Vec<_>>())?
+            vec![case.sizes(&shape.collect::<Vec<_>>())?]
         };
-        // A file may hold anything; no model comes near.
-        let product =
-            sizes.values().try_fold(1u64, |product, &size| product.checked_mul(size as u64));
-        product.filter(|product| *product <= 1 << 48).ok_or_else(none)?;
-        let mut problems = Self::of(case, entry.dtype.parse()?, &sizes, info)?;
-        problems.retain(|p| p.kernel.name == entry.kernel && p.class.sizes() == entry.class);
-        problems.into_iter().next().ok_or_else(none)
+        let dtype = entry.dtype.parse()?;
+        for sizes in guesses {
+            // A file may hold anything; no model comes near.
+            let product = sizes
+                .values()
+                .filter(|size| **size > 0)
+                .try_fold(1u64, |product, &size| product.checked_mul(size as u64));
+            product.filter(|product| *product <= 1 << 48).ok_or_else(none)?;
+            let mut problems = Self::of(case, dtype, &sizes, info)?.into_iter();
+            let same = |p: &Self| p.kernel.name == entry.kernel && p.class.sizes() == entry.class;
+            if let Some(problem) = problems.find(same) {
+                return Ok(problem);
+            }
+        }
+        Err(none())
     }
 
     fn new(case: &'static Case, sizes: Sizes, recorded: RecordedProblem) -> Self {
@@ -155,9 +166,21 @@ pub(super) fn dry(info: &DeviceInfo) -> Device {
     Device::new(Arc::new(Record::new(info.clone())), &options).dry_run()
 }
 
-/// Sizes of an op that lead to a class of one of its kernels. What a class leaves open is the
-/// case's default; images are as square as may be.
-fn sizes_at(case: &Case, class: &[(&str, usize)]) -> Option<Sizes> {
+/// The case that launches a kernel for a class of such sizes: products in a batch are those between
+/// Winograd's transforms.
+fn case_of<'a>(kernel: &str, mut sizes: impl Iterator<Item = &'a str>) -> Option<&'static Case> {
+    Case::find(if sizes.any(|name| name == "batch") { "winograd" } else { kernel })
+}
+
+/// Height and width of so many pixels, as square as may be.
+fn square(pixels: usize) -> Option<[usize; 2]> {
+    let height = (1..=pixels.isqrt()).rev().find(|side| pixels.is_multiple_of(*side))?;
+    Some([height, pixels / height])
+}
+
+/// Sizes of an op that lead to a class of one of its kernels, or may. What a class leaves open is
+/// the case's default, or several guesses; images are as square as may be.
+fn sizes_at(case: &Case, class: &[(&str, usize)]) -> Option<Vec<Sizes>> {
     let mut sizes: Sizes = case.sizes.iter().copied().collect();
     let in_class = |wanted| class.iter().find(|(name, _)| *name == wanted).map(|&(_, size)| size);
     for &(name, size) in class {
@@ -166,13 +189,50 @@ fn sizes_at(case: &Case, class: &[(&str, usize)]) -> Option<Sizes> {
         }
     }
     match case.op {
-        "conv2d" => {
-            let (rows, stride) = (in_class("rows")?, sizes["stride"]);
+        "conv2d" | "conv2d_few_inputs" | "conv2d_few_outputs" => {
+            let stride = sizes["stride"];
+            let [height, width] = square(in_class("rows")?)?;
             let kernel = in_class("taps")?.isqrt();
-            let height = (1..=rows.isqrt()).rev().find(|side| rows.is_multiple_of(*side))?;
-            sizes.insert("kernel", kernel);
-            sizes.insert("height", height * stride);
-            sizes.insert("width", rows / height * stride);
+            let pixels = [("height", height * stride), ("width", width * stride)];
+            sizes.extend(pixels.into_iter().chain([("kernel", kernel)]));
+        }
+        "winograd" | "winograd_local" => {
+            let tile = match (case.op, in_class("batch")) {
+                ("winograd_local", _) => 2,
+                (_, Some(places)) => places.isqrt() - 2,
+                (_, None) => in_class("tile")?,
+            };
+            if let Some(own) = sizes.get_mut("tile") {
+                *own = tile;
+            }
+            // The rows of a product are tiles. What one transform does not see decides how much
+            // of it is done at a time.
+            let outputs = in_class("outputs").or(in_class("panels").map(|panels| panels * 32));
+            let channels = in_class("channels").or(in_class("inputs"));
+            let guess = |known: Option<usize>, guesses: [usize; 6]| match known {
+                Some(known) => {
+                    // What is known may be a block of something larger.
+                    let larger = guesses.into_iter().filter(|guess| *guess > known);
+                    [known, 2 * known].into_iter().chain(larger).collect()
+                }
+                None => guesses.to_vec(),
+            };
+            let widths = [32, 320, 640, 1280, 1920, 2560];
+            let tiles = in_class("tiles").or(in_class("rows"));
+            let mut all = Vec::new();
+            for tiles in guess(tiles, [16, 64, 128, 256, 512, 1024]) {
+                let [height, width] = square(tiles)?;
+                for outputs in guess(outputs, widths) {
+                    let channels = channels.map_or(widths.to_vec(), |known| vec![known]);
+                    for channels in channels {
+                        let mut sizes = sizes.clone();
+                        sizes.extend([("height", height * tile), ("width", width * tile)]);
+                        sizes.extend([("outputs", outputs), ("channels", channels)]);
+                        all.push(sizes);
+                    }
+                }
+            }
+            return Some(all);
         }
         "group_norm" => {
             // Sixty-four pixels a chunk, see the op.
@@ -191,7 +251,7 @@ fn sizes_at(case: &Case, class: &[(&str, usize)]) -> Option<Sizes> {
         }
         _ => {}
     }
-    Some(sizes)
+    Some(vec![sizes])
 }
 
 #[cfg(test)]

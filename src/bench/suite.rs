@@ -170,7 +170,8 @@ mod tests {
         assert!(suite.problems.is_sorted_by_key(|problem| std::cmp::Reverse(problem.weight)));
         let suite = Suite::of(&Part::vae().unwrap(), DType::F16, &info).unwrap();
         assert!(suite.problems.iter().any(|problem| {
-            problem.class.0.contains(&("rows", 512 * 512)) && problem.case.op == "conv2d"
+            problem.class.0.contains(&("rows", 512 * 512))
+                && problem.case.op == "conv2d_few_outputs"
         }));
     }
 }

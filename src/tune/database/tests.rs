@@ -69,9 +69,9 @@ fn the_chain_goes_from_the_driver_to_the_architecture_and_the_user_is_asked_firs
         ),
         (
             "this device's before another's",
-            vec![of(&other_device, 16), of(&other_driver, 128)],
+            vec![of(&other_device, 16), of(&other_driver, 64)],
             vec![],
-            Some(128),
+            Some(64),
         ),
         ("another device of this architecture", vec![of(&other_device, 16)], vec![], Some(16)),
         ("another architecture", vec![of(&other_kind, 16)], vec![], None),
@@ -87,7 +87,7 @@ fn the_chain_goes_from_the_driver_to_the_architecture_and_the_user_is_asked_firs
 
 #[test]
 fn the_nearest_class_answers_up_to_the_cut_off() {
-    let database = with_entries(&[entry(64, 16), entry(256, 32), entry(4096, 128)], &[]);
+    let database = with_entries(&[entry(64, 16), entry(256, 32), entry(4096, 64)], &[]);
     let cases = [
         ("the same", 64, Some(16)),
         ("between, nearer to the smaller", 100, Some(16)),
@@ -141,12 +141,12 @@ fn what_is_remembered_is_found_by_the_next_and_replaces_the_older() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("not there yet").join("tuning.json");
     let database = Database::open(&path);
-    for (rows, tile) in [(64, 16), (256, 32), (64, 128)] {
+    for (rows, tile) in [(64, 16), (256, 32), (64, 64)] {
         database.remember(entry(rows, tile)).unwrap();
     }
     for database in [database, Database::open(&path)] {
         assert_eq!(database.entries().iter().filter(|(s, _)| *s == Source::User).count(), 2);
-        assert_eq!(tile_m(&database, 64, &info()).0, Some(128));
+        assert_eq!(tile_m(&database, 64, &info()).0, Some(64));
         assert_eq!(tile_m(&database, 256, &info()).0, Some(32));
         assert_eq!(database.notes(), [""; 0]);
     }
