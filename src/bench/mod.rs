@@ -4,7 +4,7 @@
 //! device can do at most, and [`roofline`] says how near a run comes to it. `clbench run` and
 //! `clbench peak` are the programs around this.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -166,7 +166,9 @@ impl Case {
     /// [`Error::Argument`] with the names that there are.
     pub fn known(name: &str) -> Result<&'static Case> {
         Self::find(name).ok_or_else(|| {
-            let names: Vec<&str> = CASES.iter().flat_map(|case| case.kernels).copied().collect();
+            let names: BTreeSet<&str> =
+                CASES.iter().flat_map(|case| case.kernels).copied().collect();
+            let names: Vec<&str> = names.into_iter().collect();
             let detail = format!("expected one of {}, got {name:?}", names.join(", "));
             Error::argument("kernel", detail)
         })

@@ -1,7 +1,7 @@
 // misbehaving_gemm.cl: stands in for gemm_register.cl and does what a candidate must not, by the
 // value of TILE_M. 12 is right: slow, and written for reading.
 //
-//   arguments, launch  those of gemm_register: see kernels/gemm_register.cl
+//   arguments, launch  those of gemm_register, a batch of 1: see kernels/gemm_register.cl
 //
 //   TILE_M  4  does not compile         8  writes behind y        14  loops for ever
 //           6  crashes                 12  is right
@@ -23,12 +23,17 @@ void gemm_register(__global const REAL *x,
                    const uint outputs,
                    const uint inputs,
                    const uint columns,
+                   const uint batch,
                    const uint activation)
 {
-    const uint first_row = get_group_id(0) * BLOCK_M;
-    const uint last_row = min(rows, first_row + BLOCK_M);
-    const uint first_output = get_group_id(1) * BLOCK_N;
-    const uint last_output = min(outputs, first_output + BLOCK_N);
+    const uint tiles = (rows + TILE_M - 1) / TILE_M;
+    const uint first_row = share(tiles, get_num_groups(0), get_group_id(0)) * TILE_M;
+    const uint next_row = share(tiles, get_num_groups(0), get_group_id(0) + 1) * TILE_M;
+    const uint last_row = min(rows, next_row);
+    const uint panels = (outputs + PANEL - 1) / PANEL;
+    const uint first_output = share(panels, get_num_groups(1), get_group_id(1)) * PANEL;
+    const uint next_output = share(panels, get_num_groups(1), get_group_id(1) + 1) * PANEL;
+    const uint last_output = min(outputs, next_output);
 #if TILE_M == 14
     for (volatile int turn = 0; turn < 1; turn = 0)
         ;
