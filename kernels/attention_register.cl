@@ -38,6 +38,7 @@
 #define QUERIES (2 * VECTOR)            // of a block
 #define CHUNKS ((HEAD_WIDTH + CHUNK - 1) / CHUNK)
 #define WIDTH (CHUNKS * CHUNK)
+#define REST (HEAD_WIDTH % CHUNK)       // columns behind the last whole chunk
 #define VALUE_ROW ((CHUNKS | 1) * CHUNK)    // an odd number of cache lines: rows in different sets
 // Columns are cut into as even tiles as may be: the first LONG_TILES have one more.
 #define COLUMN_TILES ((HEAD_WIDTH + TILE - 1) / TILE)
@@ -53,8 +54,6 @@
 
 #define floatV WORD(float, VECTOR)
 #define intV WORD(int, VECTOR)
-#define vloadV WORD(vload, VECTOR)
-#define vstoreV WORD(vstore, VECTOR)
 #define as_intV WORD(as_int, VECTOR)
 #define as_floatV WORD(as_float, VECTOR)
 #define convert_intV WORD(convert_int, VECTOR)
@@ -72,18 +71,52 @@ typedef struct {
 INLINE floatV get(const float *p) { return *(const floatV *)p; }
 INLINE void put(const floatV value, float *p) { *(floatV *)p = value; }
 
-// target[0..WIDTH] = source[start..start + HEAD_WIDTH], zero behind.
-INLINE void load_row(float *target, __global const REAL *source, const size_t start)
+// target[0..WIDTH] = source[start..start + HEAD_WIDTH] * factor, zero behind.
+INLINE void load_row(float *target, __global const REAL *source, size_t start, const float factor)
 {
-    uint c = 0;
-    for (; c + CHUNK <= HEAD_WIDTH; c += CHUNK)
-        vstore16(load_real16(source, start + c), 0, target + c);
-    for (; c < WIDTH; c++)
-        target[c] = c < HEAD_WIDTH ? load_real(source, start + c) : 0.0f;
+    for (uint chunk = 0; chunk < HEAD_WIDTH / CHUNK; chunk++, target += CHUNK, start += CHUNK)
+        *(float16 *)target = load_real16(source, start) * factor;
+    // Of a loop over the rest, compilers would make vectors with masks, which are slower.
+    float16 rest = 0.0f;
+    if (REST >= 8)
+        rest.lo = load_real8(source, start);
+    if (REST % 8 >= 4)
+        *((float4 *)&rest + REST / 8 * 2) = load_real4(source, start + REST / 8 * 8);
+    for (uint c = REST / 4 * 4; c < REST; c++)
+        ((float *)&rest)[c] = load_real(source, start + c);
+    if (REST > 0)
+        *(float16 *)target = rest * factor;
 }
 
-// Turns VECTOR rows of VECTOR floats into columns. Each round puts two rows, half the rows apart,
-// together like the teeth of a zip; a whole turn of an element's place exchanges row and column.
+// target[start..start + HEAD_WIDTH] = source[0..HEAD_WIDTH] * factor.
+INLINE void store_row(__global REAL *target, size_t start, const float *source, const float factor)
+{
+    for (uint chunk = 0; chunk < HEAD_WIDTH / CHUNK; chunk++, source += CHUNK, start += CHUNK)
+        store_real16(target, start, *(const float16 *)source * factor);
+    if (REST >= 8)
+        store_real8(target, start, *(const float8 *)source * factor);
+    for (uint c = REST / 8 * 8; c < REST; c++)
+        store_real(target, start + c, source[c] * factor);
+}
+
+// Two vectors put together like the teeth of a zip: the lower halves, the higher halves.
+#if VECTOR == 16
+#define ZIP_LOW(a, b)                                                                        \
+    (floatV)(a.s0, b.s0, a.s1, b.s1, a.s2, b.s2, a.s3, b.s3, a.s4, b.s4, a.s5, b.s5, a.s6, b.s6, \
+             a.s7, b.s7)
+#define ZIP_HIGH(a, b)                                                                       \
+    (floatV)(a.s8, b.s8, a.s9, b.s9, a.sa, b.sa, a.sb, b.sb, a.sc, b.sc, a.sd, b.sd, a.se, b.se, \
+             a.sf, b.sf)
+#elif VECTOR == 8
+#define ZIP_LOW(a, b) (floatV)(a.s0, b.s0, a.s1, b.s1, a.s2, b.s2, a.s3, b.s3)
+#define ZIP_HIGH(a, b) (floatV)(a.s4, b.s4, a.s5, b.s5, a.s6, b.s6, a.s7, b.s7)
+#else
+#define ZIP_LOW(a, b) (floatV)(a.s0, b.s0, a.s1, b.s1)
+#define ZIP_HIGH(a, b) (floatV)(a.s2, b.s2, a.s3, b.s3)
+#endif
+
+// Turns VECTOR rows of VECTOR floats into columns. Each round zips two rows, half the rows apart;
+// a whole turn of an element's place exchanges row and column.
 INLINE void transpose(const float *from, const uint from_stride, float *to, const uint to_stride)
 {
     floatV rows[VECTOR], zipped[VECTOR];
@@ -94,10 +127,8 @@ INLINE void transpose(const float *from, const uint from_stride, float *to, cons
     for (uint round = 1; round < VECTOR; round *= 2) {
 #pragma unroll
         for (uint i = 0; i < VECTOR / 2; i++) {
-            zipped[2 * i].even = rows[i].lo;
-            zipped[2 * i].odd = rows[i + VECTOR / 2].lo;
-            zipped[2 * i + 1].even = rows[i].hi;
-            zipped[2 * i + 1].odd = rows[i + VECTOR / 2].hi;
+            zipped[2 * i] = ZIP_LOW(rows[i], rows[i + VECTOR / 2]);
+            zipped[2 * i + 1] = ZIP_HIGH(rows[i], rows[i + VECTOR / 2]);
         }
 #pragma unroll
         for (uint i = 0; i < VECTOR; i++)
@@ -108,11 +139,14 @@ INLINE void transpose(const float *from, const uint from_stride, float *to, cons
         put(rows[i], to + i * to_stride);
 }
 
+// The larger, where fmax() of some drivers minds NaN with three instructions more.
+INLINE floatV larger(const floatV a, const floatV b) { return a > b ? a : b; }
+
 // 2^x for x <= 0, 2^-125 below that; within 2e-7 of itself. A minimax fit of 2^r on |r| <= 1/2
 // that is 1 at 0, as a polynomial that stays in vectors, where some drivers call exp2() once a lane.
 INLINE floatV exp2_of_negative(const floatV x)
 {
-    const floatV bounded = fmax(x, -125.0f);
+    const floatV bounded = larger(x, -125.0f);
     const intV turns = convert_intV(bounded - 0.5f);    // rounded to the nearest: it is negative
     const floatV r = bounded - convert_floatV(turns);
     floatV value = fma((floatV)1.3264727e-3f, r, 9.671513e-3f);
@@ -123,18 +157,20 @@ INLINE floatV exp2_of_negative(const floatV x)
     return as_floatV(as_intV(value) + (turns << 23));
 }
 
+// DO(i) for each row of a register tile, whose sums are variables with numbers: of an array, some
+// compilers leave the sums in memory. What is behind `rows`, a constant, is dropped.
+#define EACH_ROW(DO)                                                                       \
+    DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11) DO(12) DO(13)
+#define DECLARE(i) floatV left##i = 0.0f, right##i = 0.0f;
+
 // Scores of `rows` keys, a constant: query is [HEAD_WIDTH][2][VECTOR], keys is
 // [CHUNKS][rows][CHUNK], scores is [rows][2][VECTOR]. On the way a cache is told to fetch the
-// lines, a few a chunk, so that they come while there is work to do. (With get and put here, LLVM
-// 15 would not keep the sums in registers.)
+// lines, a few a chunk, so that they come while there is work to do.
 INLINE void score_rows(const uint rows, const float *query, const float *keys, float *scores,
                        floatV *most, __global const char **lines, const uint line_count)
 {
-    floatV sums[TILE][2];
+    EACH_ROW(DECLARE)
     uint line = 0;
-#pragma unroll
-    for (uint row = 0; row < rows; row++)
-        sums[row][0] = sums[row][1] = 0.0f;
     for (uint chunk = 0; chunk < CHUNKS; chunk++) {
         const uint line_end = line_count * (chunk + 1) / CHUNKS;
         for (; line < line_end; line++)
@@ -142,26 +178,30 @@ INLINE void score_rows(const uint rows, const float *query, const float *keys, f
         const uint columns = min(CHUNK, HEAD_WIDTH - (int)chunk * CHUNK);
         const float *first = keys;
         for (uint column = 0; column < columns; column++) {
-            const floatV left = vloadV(0, query), right = vloadV(1, query);
-#pragma unroll
-            for (uint row = 0; row < rows; row++) {
-                const floatV key = first[row * CHUNK];
-                sums[row][0] = fma(key, left, sums[row][0]);
-                sums[row][1] = fma(key, right, sums[row][1]);
+            const floatV left = get(query), right = get(query + VECTOR);
+#define MULTIPLY(i)                                     \
+            if (i < rows) {                             \
+                const floatV key = first[i * CHUNK];    \
+                left##i = fma(key, left, left##i);      \
+                right##i = fma(key, right, right##i);   \
             }
+            EACH_ROW(MULTIPLY)
+#undef MULTIPLY
             query += QUERIES;
             first++;
         }
         keys += rows * CHUNK;
     }
     floatV left_most = most[0], right_most = most[1];
-#pragma unroll
-    for (uint row = 0; row < rows; row++) {
-        left_most = fmax(left_most, sums[row][0]);
-        right_most = fmax(right_most, sums[row][1]);
-        vstoreV(sums[row][0], 2 * row, scores);
-        vstoreV(sums[row][1], 2 * row + 1, scores);
+#define STORE(i)                                        \
+    if (i < rows) {                                     \
+        left_most = larger(left##i, left_most);         \
+        right_most = larger(right##i, right_most);      \
+        put(left##i, scores + i * QUERIES);             \
+        put(right##i, scores + i * QUERIES + VECTOR);   \
     }
+    EACH_ROW(STORE)
+#undef STORE
     most[0] = left_most;
     most[1] = right_most;
 }
@@ -185,28 +225,34 @@ INLINE void score(const uint rows, const float *query, const float *keys, float 
 INLINE void spend(const uint columns, const float *weights, const uint keys, const float *values,
                   float *target)
 {
-    floatV sums[TILE][2];
-#pragma unroll
-    for (uint column = 0; column < columns; column++) {
-        sums[column][0] = get(target + column * QUERIES);
-        sums[column][1] = get(target + column * QUERIES + VECTOR);
+    EACH_ROW(DECLARE)
+#define LOAD(i)                                         \
+    if (i < columns) {                                  \
+        left##i = get(target + i * QUERIES);            \
+        right##i = get(target + i * QUERIES + VECTOR);  \
     }
+    EACH_ROW(LOAD)
+#undef LOAD
     for (uint key = 0; key < keys; key++) {
         const floatV left = get(weights), right = get(weights + VECTOR);
-#pragma unroll
-        for (uint column = 0; column < columns; column++) {
-            const floatV value = values[column];
-            sums[column][0] = fma(value, left, sums[column][0]);
-            sums[column][1] = fma(value, right, sums[column][1]);
+#define MULTIPLY(i)                                     \
+        if (i < columns) {                              \
+            const floatV value = values[i];             \
+            left##i = fma(value, left, left##i);        \
+            right##i = fma(value, right, right##i);     \
         }
+        EACH_ROW(MULTIPLY)
+#undef MULTIPLY
         weights += QUERIES;
         values += VALUE_ROW;
     }
-#pragma unroll
-    for (uint column = 0; column < columns; column++) {
-        put(sums[column][0], target + column * QUERIES);
-        put(sums[column][1], target + column * QUERIES + VECTOR);
+#define STORE(i)                                        \
+    if (i < columns) {                                  \
+        put(left##i, target + i * QUERIES);             \
+        put(right##i, target + i * QUERIES + VECTOR);   \
     }
+    EACH_ROW(STORE)
+#undef STORE
 }
 
 // Makes weights of scores, 2^(score - most), and adds them to their sums.
@@ -234,8 +280,8 @@ INLINE void hide(float *scores, const uint keys, const uint start, const uint po
     for (uint key = 0; key < keys; key++, scores += QUERIES) {
         for (uint lane = 0; lane < QUERIES && position + lane < start + key; lane++)
             scores[lane] = HIDDEN;
-        most[0] = fmax(most[0], get(scores));
-        most[1] = fmax(most[1], get(scores + VECTOR));
+        most[0] = larger(get(scores), most[0]);
+        most[1] = larger(get(scores + VECTOR), most[1]);
     }
 }
 
@@ -260,10 +306,10 @@ INLINE void fade(Running *running, const floatV *most, float *sums)
 INLINE uint note_lines(__global const char **lines, uint count, __global const REAL *row)
 {
     __global const char *start = (__global const char *)row;
-    const uint bytes = HEAD_WIDTH * sizeof(REAL);
-    for (uint offset = 0; offset < bytes; offset += LINE)
-        lines[count++] = start + offset;
-    lines[count++] = start + bytes - 1;
+    const uint before = (size_t)start % LINE;
+    const uint end = before + HEAD_WIDTH * sizeof(REAL);
+    for (uint offset = 0; offset < end; offset += LINE)
+        lines[count++] = start - before + offset;
     return count;
 }
 
@@ -324,26 +370,27 @@ void attention_register(__global const REAL *q,
             const uint tile_start = part(tile_keys, tiles, tile);
             const uint tile_rows = part(tile_keys, tiles, tile + 1) - tile_start;
             for (uint i = 0; i < tile_rows; i++) {
-                load_row(rows, k_head, (start + tile_start + i) * (size_t)k_stride);
-                float *target = k_tile + tile_start * WIDTH + i * CHUNK;
+                load_row(rows, k_head, (start + tile_start + i) * (size_t)k_stride, 1.0f);
+                const float16 *key = (const float16 *)rows;
+                float16 *target = (float16 *)(k_tile + tile_start * WIDTH) + i;
                 for (uint chunk = 0; chunk < CHUNKS; chunk++)
-                    vstore16(vload16(chunk, rows), 0, target + chunk * tile_rows * CHUNK);
+                    target[chunk * tile_rows] = key[chunk];
             }
         }
         for (uint i = 0; i < tile_keys; i++)
-            load_row(v_tile + i * VALUE_ROW, v_head, (start + i) * (size_t)v_stride);
+            load_row(v_tile + i * VALUE_ROW, v_head, (start + i) * (size_t)v_stride, 1.0f);
 
         for (uint block = 0; block < blocks; block++) {
             const uint block_first = block * QUERIES;
             const uint block_queries = min((uint)QUERIES, count - block_first);
             if (start == 0) {
-                for (uint i = 0; i < QUERIES * WIDTH; i++)
-                    sums[block][i] = rows[i] = 0.0f;
-                for (uint i = 0; i < block_queries; i++) {
-                    load_row(rows + i * WIDTH, q_head, (block_first + i) * (size_t)q_stride);
-                    for (uint c = 0; c < WIDTH; c++)
-                        rows[i * WIDTH + c] *= scale * LOG2_E;
-                }
+                for (uint i = 0; i < QUERIES * WIDTH; i += VECTOR)
+                    put(0.0f, sums[block] + i);
+                for (uint i = 0; i < block_queries; i++)
+                    load_row(rows + i * WIDTH, q_head, (block_first + i) * (size_t)q_stride,
+                             scale * LOG2_E);
+                for (uint i = block_queries * WIDTH; i < QUERIES * WIDTH; i += VECTOR)
+                    put(0.0f, rows + i);
                 for (uint lane = 0; lane < QUERIES; lane += VECTOR)
                     for (uint c = 0; c < WIDTH; c += VECTOR)
                         transpose(rows + lane * WIDTH + c, WIDTH,
@@ -402,18 +449,11 @@ void attention_register(__global const REAL *q,
                     for (uint c = 0; c < WIDTH; c += VECTOR)
                         transpose(sums[block] + c * QUERIES + lane, QUERIES,
                                   rows + lane * WIDTH + c, WIDTH);
-                ALIGNED float totals[QUERIES];
-                put(running[block].total[0], totals);
-                put(running[block].total[1], totals + VECTOR);
-                for (uint i = 0; i < block_queries; i++) {
-                    const float factor = 1.0f / totals[i];
-                    const size_t target = (block_first + i) * y_stride;
-                    uint c = 0;
-                    for (; c + CHUNK <= HEAD_WIDTH; c += CHUNK)
-                        store_real16(y_head, target + c, vload16(0, rows + i * WIDTH + c) * factor);
-                    for (; c < HEAD_WIDTH; c++)
-                        store_real(y_head, target + c, rows[i * WIDTH + c] * factor);
-                }
+                ALIGNED float factors[QUERIES];
+                put(1.0f / running[block].total[0], factors);
+                put(1.0f / running[block].total[1], factors + VECTOR);
+                for (uint i = 0; i < block_queries; i++)
+                    store_row(y_head, (block_first + i) * y_stride, rows + i * WIDTH, factors[i]);
             }
         }
     }
