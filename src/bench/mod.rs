@@ -178,7 +178,7 @@ impl Case {
     ///
     /// # Errors
     ///
-    /// [`Error::Argument`] if the case has no size of that name, or if a size is 0.
+    /// [`Error::Argument`] if the case has no size of that name, or if one is 0 that is not by default.
     pub fn sizes(&self, given: &[(String, usize)]) -> Result<Sizes> {
         let mut sizes: Sizes = self.sizes.iter().copied().collect();
         for (name, value) in given {
@@ -187,7 +187,7 @@ impl Case {
                 let detail = format!("{} has {}, got {name}", self.op, names.join(", "));
                 return Err(Error::argument("shape", detail));
             };
-            if *value == 0 {
+            if *value == 0 && *size != 0 {
                 return Err(Error::argument("shape", format!("{name} must be at least 1, got 0")));
             }
             *size = *value;
