@@ -80,8 +80,11 @@ void conv2d_register(__global const REAL *x,
         }
         for (uint p = 0; p < panels; p++) {
             float *of_panel = panel_sums(sums, p, part, inputs);
+            __global const REAL *results =
+                y + (size_t)first_row * outputs + (first_panel + p) * PANEL;
+            const uint results_rows = first + depth < inputs ? 0 : block_rows;
             multiply_panel(packed, A_STRIDE, rows - first_row, tiles, weights, first_panel + p,
-                           inputs, first, depth, of_panel);
+                           inputs, first, depth, of_panel, results, results_rows, outputs);
             if (first + depth < inputs)
                 continue;
             for (uint m = 0; m < block_rows; m++)

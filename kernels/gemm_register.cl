@@ -71,8 +71,11 @@ void gemm_register(__global const REAL *x,
 #endif
         for (uint p = 0; p < panels; p++) {
             float *of_panel = panel_sums(sums, p, part, inputs);
+            __global const REAL *results =
+                y + (size_t)first_row * outputs + (first_panel + p) * PANEL;
+            const uint results_rows = first + depth < inputs ? 0 : block_rows;
             multiply_panel(block, stride, rows_left, tiles, weights, first_panel + p, inputs, first,
-                           depth, of_panel);
+                           depth, of_panel, results, results_rows, outputs);
             if (first + depth < inputs)
                 continue;
             for (uint m = 0; m < block_rows; m++) {

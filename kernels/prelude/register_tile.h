@@ -142,7 +142,8 @@ INLINE void multiply_tile(ROWS const float *rows, const size_t stride, TERMS con
 
 // sums[BLOCK_M][PANEL] = [sums +] rows[BLOCK_M][stride] * the terms first..first + depth of a
 // panel; added to what is there unless these are the first. `rows_left` are the rows from the
-// block's first to the matrix' last.
+// block's first to the matrix' last. The `y_rows` rows of y, y_stride apart, to which the sums go
+// next, are fetched meanwhile: a store to a line that is not there waits for it.
 INLINE void multiply_panel(ROWS const float *rows,
                            const size_t stride,
                            const uint rows_left,
@@ -152,7 +153,10 @@ INLINE void multiply_panel(ROWS const float *rows,
                            const uint inputs,
                            const uint first,
                            const uint depth,
-                           float *sums)
+                           float *sums,
+                           __global const REAL *y,
+                           const uint y_rows,
+                           const size_t y_stride)
 {
     const size_t start = ((size_t)panel * inputs + first) * PANEL;
 #if DECODED || defined(DTYPE_F16)
@@ -162,10 +166,15 @@ INLINE void multiply_panel(ROWS const float *rows,
     __global const float *terms = weights + start;
 #endif
     for (uint strip = 0; strip < STRIPS; strip++)
-        for (uint tile = 0; tile < tiles; tile++)
+        for (uint tile = 0; tile < tiles; tile++) {
+            const uint last = min((tile + 1) * TILE_M, y_rows);
+            for (uint m = tile * TILE_M; strip == 0 && m < last; m++)
+                for (uint n = 0; n < PANEL; n += 64 / sizeof(REAL))
+                    fetch_line((__global const char *)(y + m * y_stride + n));
             multiply_tile(rows + tile_row(tile, rows_left) * (long)stride, stride,
                           terms + strip * COLUMNS, sums + tile * TILE_M * PANEL + strip * COLUMNS,
                           depth, first > 0);
+        }
 }
 
 // Where a block's sums of its p-th panel are: one place for all if they are used up at once.

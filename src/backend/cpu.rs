@@ -30,6 +30,7 @@ mod group_norm_apply;
 mod group_norm_merge;
 mod group_norm_statistics;
 mod layer_norm;
+mod parallel;
 mod peak_fma;
 mod peak_int8;
 mod peak_launch;

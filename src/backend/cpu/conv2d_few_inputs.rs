@@ -3,13 +3,11 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::conv2d::Sizes;
 use super::product::tile::{self, Left, Tile, Work};
 use super::product::{Epilogue, Line, Output, floats, part, unpack};
 use super::vector_math::widen;
-use super::{Arguments, PANEL, Reals};
+use super::{Arguments, PANEL, Reals, parallel};
 
 /// Rows of the result in a task.
 const TASK_ROWS: usize = 8;
@@ -27,7 +25,7 @@ pub fn fast(arguments: &Arguments) {
     let (x, weights) = (arguments.reals("x"), arguments.reals("weights"));
     let y = Output::new(arguments.reals_out("y"), sizes.samples * sample_rows * sizes.outputs);
     let of_sample = sizes.out_height.div_ceil(TASK_ROWS);
-    (0..sizes.samples * of_sample).into_par_iter().with_max_len(1).for_each(|index| {
+    parallel::for_each(sizes.samples * of_sample, |index| {
         SCRATCH.with_borrow_mut(|scratch| {
             let (sample, rows) =
                 (index / of_sample, part(sizes.out_height, of_sample, index % of_sample));

@@ -3,9 +3,8 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::conv2d::Sizes;
+use super::parallel;
 use super::product::tile::{self, Left, Tile, Work};
 use super::product::{Epilogue, Line, Output, floats, part, unpack};
 use super::{Arguments, PANEL, Reals};
@@ -34,7 +33,7 @@ pub fn fast(arguments: &Arguments) {
     let threads = rayon::current_num_threads();
     let of_sample = threads * (sizes.out_height / (16 * threads)).clamp(1, 4);
     let of_sample = of_sample.min(sizes.out_height);
-    (0..sizes.samples * of_sample).into_par_iter().with_max_len(1).for_each(|index| {
+    parallel::for_each(sizes.samples * of_sample, |index| {
         SCRATCH.with_borrow_mut(|scratch| {
             let (sample, rows) =
                 (index / of_sample, part(sizes.out_height, of_sample, index % of_sample));

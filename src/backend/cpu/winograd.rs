@@ -6,9 +6,8 @@
 
 use std::marker::PhantomData;
 
-use rayon::prelude::*;
-
 use super::attention::lanes::Lanes;
+use super::parallel;
 use super::vector_math::{Level, level};
 
 /// The matrices for tiles of one size.
@@ -178,7 +177,7 @@ pub fn run(task: &impl Task, parts: usize) {
 }
 
 fn run_on(level: Level, task: &impl Task, parts: usize) {
-    (0..parts).into_par_iter().for_each_init(Vec::new, |scratch, index| match level {
+    parallel::for_each_init(parts, Vec::new, |scratch, index| match level {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the host has the features, and each index comes once.
         Level::Avx512 => unsafe { x86::run_avx512(task, index, scratch) },

@@ -9,10 +9,8 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::vector_math::{Level, level, widen};
-use super::{PANEL, Reals, RealsMut};
+use super::{PANEL, Reals, RealsMut, parallel};
 
 mod epilogue;
 pub mod tile;
@@ -72,7 +70,7 @@ fn run_on(level: Level, product: &Product, source: &impl Rows, y: RealsMut) {
     let grid = Grid::new(product, tile::tile_rows(level), rayon::current_num_threads());
     let y = Output::new(y, product.batch * product.rows * product.outputs);
     let tasks = grid.row_tasks * grid.panel_tasks;
-    (0..product.batch * tasks).into_par_iter().with_max_len(1).for_each(|index| {
+    parallel::for_each(product.batch * tasks, |index| {
         SCRATCH.with_borrow_mut(|scratch| {
             // Neighbours share their panels, the larger side where it matters.
             let (product_index, index) = (index / tasks, index % tasks);

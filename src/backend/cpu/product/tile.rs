@@ -219,6 +219,10 @@ mod x86 {
         std::array::from_fn(|third| start.wrapping_add(3 * third * left.stride))
     }
 
+    /// How many terms ahead a panel's lines are fetched: the processor does that itself, but anew
+    /// in every page of 4 KiB, which is 32 terms.
+    const AHEAD: usize = 16;
+
     const AVX512_WIDE: [Fixed; 12] = [
         avx512::<1, 2>,
         avx512::<2, 2>,
@@ -280,7 +284,11 @@ mod x86 {
                 for k in 0..depth {
                     let mut b = [_mm512_setzero_ps(); VECTORS];
                     for (vector, b) in b.iter_mut().enumerate() {
-                        *b = _mm512_loadu_ps(terms.add(k * PANEL + vector * 16));
+                        let line = terms.add(k * PANEL + vector * 16);
+                        *b = _mm512_loadu_ps(line);
+                        // It may lie past the terms: then it is the next panel's, and a hint.
+                        let ahead = line.wrapping_add(AHEAD * PANEL);
+                        _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
                     }
                     for (row, sum) in sum.iter_mut().enumerate() {
                         let a = _mm512_set1_ps(*rows[row / 3].add(row % 3 * stride + k));
