@@ -112,8 +112,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 /// Kernels with their configurations: the one that was asked for, or all that GPUs are given.
 fn chosen(arguments: &Arguments) -> Result<Vec<(&'static Kernel, Configuration)>> {
     let Some(name) = &arguments.kernel else {
-        // A work-item that holds a large tile in wide vectors is for CPUs.
-        let for_gpus = KERNELS.iter().filter(|kernel| !kernel.name.ends_with("_register"));
+        // A work-item that holds a large tile in wide vectors is for CPUs, and so are the kernels
+        // for few channels.
+        let for_cpus = |name: &str| name.ends_with("_register") || name.starts_with("conv2d_few_");
+        let for_gpus = KERNELS.iter().filter(|kernel| !for_cpus(kernel.name));
         return Ok(for_gpus
             .flat_map(|kernel| configurations(kernel).into_iter().map(move |one| (kernel, one)))
             .collect());
