@@ -34,6 +34,7 @@ fn small(case: &Case) -> Sizes {
         "gaussian_sample" => &[("height", 3), ("width", 7), ("channels", 4)],
         "geglu" => &[("rows", 3), ("channels", 37)],
         "gemm" => &[("rows", 67), ("outputs", 37), ("inputs", 21)],
+        "gemm_split" => &[("rows", 35), ("outputs", 37), ("inputs", 77), ("slices", 2)],
         "gemv" => &[("rows", 3), ("outputs", 37), ("inputs", 21)],
         "group_norm" => &[("samples", 2), ("pixels", 70), ("channels", 12), ("groups", 3)],
         "layer_norm" => &[("rows", 3), ("channels", 70)],

@@ -1,5 +1,5 @@
 // local_tile.h: a tile of a matrix product by one work-group that shares it in local memory, for
-// GPUs. What gemm_local and conv2d_local share.
+// GPUs. What gemm_local, gemm_split and conv2d_local share.
 //
 // A work-group computes TILE_M rows by TILE_N outputs, a work-item ITEM_M by ITEM_N of them. K is
 // taken TILE_K at a time through local memory: rows transposed, so that a work-item reads its

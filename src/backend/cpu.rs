@@ -26,6 +26,8 @@ mod conv2d_few_outputs;
 mod gaussian_sample;
 mod geglu;
 mod gemm;
+mod gemm_merge;
+mod gemm_split;
 mod group_norm_apply;
 mod group_norm_merge;
 mod group_norm_statistics;
@@ -84,7 +86,9 @@ const KERNELS: &[Kernel] = &[
     Kernel { name: "gaussian_sample", definition: gaussian_sample::definition, fast: None },
     Kernel { name: "geglu", definition: geglu::definition, fast: Some(geglu::fast) },
     Kernel { name: "gemm_local", definition: gemm::definition, fast: Some(gemm::fast) },
+    Kernel { name: "gemm_merge", definition: gemm_merge::definition, fast: None },
     Kernel { name: "gemm_register", definition: gemm::definition, fast: Some(gemm::fast) },
+    Kernel { name: "gemm_split", definition: gemm_split::definition, fast: None },
     Kernel { name: "gemv", definition: gemm::definition, fast: Some(gemm::fast) },
     Kernel {
         name: "group_norm_apply",

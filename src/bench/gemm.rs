@@ -1,5 +1,5 @@
 use super::{Case, Inputs, Run};
-use crate::ops::{self, Activation, Epilogue};
+use crate::ops::{self, Activation, Epilogue, Weights};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -9,35 +9,41 @@ pub const CASE: Case = Case {
     op: "gemm",
     kernels: &["gemm_local", "gemm_register"],
     sizes: &[("rows", 1024), ("outputs", 640), ("inputs", 640), ("columns", 0)],
-    prepare: |inputs| match inputs.size("columns") {
-        0 => prepare(inputs),
-        columns => prepare_both(inputs, columns),
-    },
+    prepare: |inputs| prepare_both(inputs, ops::gemm),
 };
 
 /// Of a matrix in one tensor.
 pub(super) fn prepare(inputs: &Inputs) -> Result<Run> {
-    product(inputs, inputs.size("inputs"), None)
+    product(inputs, inputs.size("inputs"), None, ops::gemm)
 }
 
-/// Of a matrix whose first columns are in one tensor, and the others in another.
-fn prepare_both(inputs: &Inputs, columns: usize) -> Result<Run> {
-    let [rows, k] = ["rows", "inputs"].map(|name| inputs.size(name));
+/// By an op, of a matrix in one tensor; or, where there are `columns`, of one whose first columns
+/// are so many, and whose others are in another tensor.
+pub(super) fn prepare_both<Op>(inputs: &Inputs, op: Op) -> Result<Run>
+where
+    Op: Fn(&Tensor, Option<&Tensor>, &Weights, Epilogue) -> Result<Tensor> + 'static,
+{
+    let [rows, k, columns] = ["rows", "inputs", "columns"].map(|name| inputs.size(name));
     if columns >= k {
         let detail = format!("columns must be less than inputs, {k}, got {columns}");
         return Err(Error::argument("shape", detail));
     }
-    let x2 = inputs.tensor(&[1, rows, k - columns])?;
-    product(inputs, columns, Some(x2))
+    match columns {
+        0 => product(inputs, k, None, op),
+        _ => product(inputs, columns, Some(inputs.tensor(&[1, rows, k - columns])?), op),
+    }
 }
 
-fn product(inputs: &Inputs, columns: usize, x2: Option<Tensor>) -> Result<Run> {
+fn product<Op>(inputs: &Inputs, columns: usize, x2: Option<Tensor>, op: Op) -> Result<Run>
+where
+    Op: Fn(&Tensor, Option<&Tensor>, &Weights, Epilogue) -> Result<Tensor> + 'static,
+{
     let [rows, n, k] = ["rows", "outputs", "inputs"].map(|name| inputs.size(name));
     let x = inputs.tensor(&[1, rows, columns])?;
     let (weights, bias) = (inputs.weights([n, k, 1, 1])?, inputs.floats(&[n])?);
     Ok(Box::new(move || {
         let activation = Activation::None;
         let epilogue = Epilogue { bias: Some(&bias), activation, residual: None };
-        ops::gemm(&x, x2.as_ref(), &weights, epilogue)
+        op(&x, x2.as_ref(), &weights, epilogue)
     }))
 }

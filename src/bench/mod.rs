@@ -23,6 +23,7 @@ mod conv2d_few_outputs;
 mod gaussian_sample;
 mod geglu;
 mod gemm;
+mod gemm_split;
 mod gemv;
 mod group_norm;
 mod inputs;
@@ -69,6 +70,7 @@ pub const CASES: &[Case] = &[
     gaussian_sample::CASE,
     geglu::CASE,
     gemm::CASE,
+    gemm_split::CASE,
     gemv::CASE,
     group_norm::CASE,
     layer_norm::CASE,

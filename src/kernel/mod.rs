@@ -154,11 +154,25 @@ pub const KERNELS: &[Kernel] = &[
         source: source!("gemm_local", "local_tile"),
     },
     Kernel {
+        name: "gemm_merge",
+        summary: "adds up the slices of a product of matrices",
+        parameters: &[tuned("WG_SIZE", 64, WORK_GROUPS)],
+        constraints: &[],
+        source: source!("gemm_merge"),
+    },
+    Kernel {
         name: "gemm_register",
         summary: "multiplies matrices, a work-item holding a tile in registers",
         parameters: REGISTER_TILES_OF_ROWS,
         constraints: REGISTER_CONSTRAINTS,
         source: source!("gemm_register", "register_tile", "activation"),
+    },
+    Kernel {
+        name: "gemm_split",
+        summary: "multiplies slices of matrices, a work-group sharing tiles in local memory",
+        parameters: LOCAL_TILES,
+        constraints: LOCAL_CONSTRAINTS,
+        source: source!("gemm_split", "local_tile"),
     },
     Kernel {
         name: "gemv",

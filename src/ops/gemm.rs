@@ -1,13 +1,18 @@
 //! Linear layers.
 
-use crate::device::{Call, Tunable, arguments};
-use crate::info::DeviceInfo;
+use crate::backend::Buffer;
+use crate::device::{Call, Device, Grid, Tunable, arguments};
+use crate::info::{DeviceInfo, DeviceKind};
+use crate::kernel::Configuration;
+use crate::memory::{Block, Lifetime};
 use crate::ops::epilogue::is_output_bias;
-use crate::ops::tiles::{local_tiling, panel_tiling, register_tiling_of_rows};
+use crate::ops::tiles::{
+    Tiling, local_tiling, most_local_groups, panel_tiling, register_tiling_of_rows, split_tiling,
+};
 use crate::ops::{Epilogue, PANEL, Weights};
-use crate::tensor::Tensor;
+use crate::tensor::{BandBuffer, Tensor};
 use crate::tune::Class;
-use crate::{Error, Result};
+use crate::{DType, Error, Result};
 
 const _: () = assert!(PANEL == crate::backend::cpu::PANEL);
 
@@ -31,20 +36,53 @@ pub enum Algorithm {
     RegisterTiles,
     /// `gemm_local`: a work-group shares tiles in local memory.
     LocalTiles,
+    /// `gemm_split` and `gemm_merge`: the same of slices of K, whose sums are then added up.
+    SplitK {
+        /// How many.
+        slices: usize,
+    },
 }
 
 /// The rows up to which a product takes about as long as reading its weight.
 const FEW_ROWS: usize = 8;
 
+/// Slices that a product is cut into, the most first.
+const SLICES: [usize; 3] = [8, 4, 2];
+
+/// Work-groups of 64 work-items that a GPU's compute unit keeps at work at once: three waves on
+/// each of four SIMDs, as many as the smallest tiles leave room for on gfx803 by the static report.
+const GROUPS_PER_UNIT: usize = 12;
+
+/// The least terms of a slice. Its sums are written and read once, 8 bytes each, which take as long
+/// as 140 terms at 5.2 TFLOP/s and 150 GB/s, a target for Polaris cards: a quarter of this, where
+/// the work-groups are at least doubled. It is reckoned, not measured.
+const LEAST_TERMS: usize = 512;
+
+/// Slices end where every tile's terms do, whatever a configuration's.
+const SLICE_STEP: usize = 32;
+
 /// The algorithm for a product on a device.
+///
+/// K is split where the smallest tiles leave a GPU without work, and there are terms enough to pay
+/// for adding up: into as many slices as are at work at once, so that none waits for a second turn.
+/// A CPU device has few cores, and tiles for each.
 pub fn plan(problem: &Problem, info: &DeviceInfo) -> Algorithm {
     if problem.rows <= FEW_ROWS {
         Algorithm::FewRows
     } else if info.prefers_register_tiles() {
         Algorithm::RegisterTiles
+    } else if let Some(slices) = slices(problem, info) {
+        Algorithm::SplitK { slices }
     } else {
         Algorithm::LocalTiles
     }
+}
+
+fn slices(problem: &Problem, info: &DeviceInfo) -> Option<usize> {
+    let room = GROUPS_PER_UNIT * info.compute_units as usize;
+    let groups = most_local_groups(problem.rows, problem.outputs);
+    let pays = |slices: usize| groups * slices <= room && problem.inputs / slices >= LEAST_TERMS;
+    SLICES.into_iter().find(|&slices| info.kind == DeviceKind::Gpu && pays(slices))
 }
 
 /// A linear layer: `activation(x W^T + bias) + residual`.
@@ -73,9 +111,44 @@ pub fn gemm(
     weights: &Weights,
     epilogue: Epilogue,
 ) -> Result<Tensor> {
+    compute(x, x2, weights, epilogue, None)
+}
+
+/// As [`gemm`], in so many slices of K (2, 4 or 8) whatever [`plan`] would choose.
+///
+/// # Errors
+///
+/// As [`gemm`]; [`Error::Shape`] for another number of slices.
+///
+/// # Precision
+///
+/// The sums of the slices and the epilogue are f32 for every element type; the result is rounded
+/// once.
+pub fn gemm_split(
+    x: &Tensor,
+    x2: Option<&Tensor>,
+    weights: &Weights,
+    slices: usize,
+    epilogue: Epilogue,
+) -> Result<Tensor> {
+    if !SLICES.contains(&slices) {
+        let detail = format!("slices must be 2, 4 or 8, got {slices}");
+        return Err(Error::shape("gemm_split", detail));
+    }
+    compute(x, x2, weights, epilogue, Some(Algorithm::SplitK { slices }))
+}
+
+/// By an algorithm, or by the one that [`plan`] chooses.
+fn compute(
+    x: &Tensor,
+    x2: Option<&Tensor>,
+    weights: &Weights,
+    epilogue: Epilogue,
+    algorithm: Option<Algorithm>,
+) -> Result<Tensor> {
     let shape = check(x, x2, weights, &epilogue)?;
     if let [.., _, _, _] = *shape {
-        return run(x, x2, weights, epilogue);
+        return run(x, x2, weights, epilogue, algorithm);
     }
     // Bands lie along the second axis, which must be one of rows.
     let rows = |tensor: &Tensor| {
@@ -85,7 +158,7 @@ pub fn gemm(
     let x2 = x2.map(rows).transpose()?;
     let residual = epilogue.residual.map(rows).transpose()?;
     let epilogue = Epilogue { residual: residual.as_ref(), ..epilogue };
-    run(&rows(x)?, x2.as_ref(), weights, epilogue)?.reshape(&shape)
+    run(&rows(x)?, x2.as_ref(), weights, epilogue, algorithm)?.reshape(&shape)
 }
 
 /// The result's shape.
@@ -127,70 +200,191 @@ fn check(
     Ok(shape)
 }
 
-/// As [`gemm`], of checked tensors with at least three axes.
-fn run(x: &Tensor, x2: Option<&Tensor>, weights: &Weights, epilogue: Epilogue) -> Result<Tensor> {
-    let device = x.device();
+/// As [`compute`], of checked tensors with at least three axes.
+fn run(
+    x: &Tensor,
+    x2: Option<&Tensor>,
+    weights: &Weights,
+    epilogue: Epilogue,
+    algorithm: Option<Algorithm>,
+) -> Result<Tensor> {
     let (columns, inputs, outputs) =
         (x.shape()[x.shape().len() - 1], weights.inputs(), weights.outputs());
     let mut shape = x.shape().to_vec();
     shape[x.shape().len() - 1] = outputs;
     let y = Tensor::empty_like(x, &shape, x.dtype())?;
     for band in y.bands() {
-        let rows = y.elements(&band) / outputs;
+        let problem = Problem { rows: y.elements(&band) / outputs, outputs, inputs };
+        let product = Product {
+            device: x.device(),
+            dtype: x.dtype(),
+            problem,
+            columns,
+            x: x.band(&band)?,
+            x2: x2.map(|x2| x2.band(&band)).transpose()?,
+            weights: weights.buffer(),
+            residual: epilogue.residual.map(|tensor| tensor.band(&band)).transpose()?,
+            epilogue,
+            y: y.output(&band),
+        };
+        product.run(algorithm.unwrap_or_else(|| plan(&problem, x.device().info())))?;
+    }
+    Ok(y)
+}
+
+/// One band of the result.
+struct Product<'a> {
+    device: &'a Device,
+    dtype: DType,
+    problem: Problem,
+    columns: usize,
+    x: BandBuffer<'a>,
+    x2: Option<BandBuffer<'a>>,
+    weights: &'a Buffer,
+    /// Of this band, as `epilogue` has it whole.
+    residual: Option<BandBuffer<'a>>,
+    epilogue: Epilogue<'a>,
+    y: &'a Buffer,
+}
+
+impl Product<'_> {
+    fn class(&self) -> Class {
+        let Problem { rows, outputs, inputs } = self.problem;
         let mut class = Class(vec![("rows", rows), ("outputs", outputs), ("inputs", inputs)]);
-        if x2.is_some() {
-            class.0.push(("columns", columns));
+        if self.x2.is_some() {
+            class.0.push(("columns", self.columns));
         }
-        let (kernel, tiling) = match plan(&Problem { rows, outputs, inputs }, device.info()) {
-            Algorithm::FewRows => ("gemv", panel_tiling(device, x.dtype(), &class)),
+        class
+    }
+
+    fn run(&self, algorithm: Algorithm) -> Result<()> {
+        let (device, dtype, class) = (self.device, self.dtype, self.class());
+        let (kernel, tiling) = match algorithm {
+            Algorithm::FewRows => ("gemv", panel_tiling(device, dtype, &class)),
             Algorithm::RegisterTiles => {
-                ("gemm_register", register_tiling_of_rows(device, x.dtype(), &class, columns))
+                ("gemm_register", register_tiling_of_rows(device, dtype, &class, self.columns))
             }
             Algorithm::LocalTiles => {
-                ("gemm_local", local_tiling(device, "gemm_local", x.dtype(), &class))
+                ("gemm_local", local_tiling(device, "gemm_local", dtype, &class))
             }
+            Algorithm::SplitK { slices } => return self.split(slices),
         };
-        let x_band = x.band(&band)?;
-        let x2_band = x2.map(|x2| x2.band(&band)).transpose()?;
-        let residual_band = epilogue.residual.map(|tensor| tensor.band(&band)).transpose()?;
+        self.whole(kernel, &class, &tiling)
+    }
+
+    /// All terms in one launch.
+    fn whole(&self, kernel: &'static str, class: &Class, tiling: &Tiling) -> Result<()> {
+        let Problem { rows, outputs, inputs } = self.problem;
+        let (device, dtype) = (self.device, self.dtype);
         device.run_tuned(
             &Call {
                 kernel,
-                dtype: x.dtype(),
+                dtype,
                 configuration: &tiling.configuration,
                 arguments: &arguments! {
-                    x: &*x_band,
-                    x2: x2_band.as_deref(),
-                    weights: weights.buffer(),
-                    bias: epilogue.bias.map(Tensor::buffer),
-                    residual: residual_band.as_deref(),
-                    y: Output(y.output(&band)),
+                    x: &*self.x,
+                    x2: self.x2.as_deref(),
+                    weights: self.weights,
+                    bias: self.epilogue.bias.map(Tensor::buffer),
+                    residual: self.residual.as_deref(),
+                    y: Output(self.y),
                     rows: rows as u32,
                     outputs: outputs as u32,
                     inputs: inputs as u32,
-                    columns: columns as u32,
+                    columns: self.columns as u32,
                     batch: 1u32,
-                    activation: epilogue.activation as u32,
+                    activation: self.epilogue.activation as u32,
                 },
                 groups: tiling.groups,
                 local: tiling.local,
                 flop: 2 * (rows * outputs) as u64 * inputs as u64,
-                bytes: ((rows * (inputs + outputs) + outputs * inputs) * x.dtype().size()) as u64,
+                bytes: ((rows * (inputs + outputs) + outputs * inputs) * dtype.size()) as u64,
+            },
+            &Tunable {
+                class,
+                output: dtype,
+                grid: &|configuration| (tiling.grid)(device.info(), class, configuration),
+            },
+        )
+    }
+
+    /// The sums of each slice, then of all.
+    fn split(&self, slices: usize) -> Result<()> {
+        let Problem { rows, outputs, inputs } = self.problem;
+        let (device, dtype, mut class) = (self.device, self.dtype, self.class());
+        class.0.push(("slices", slices));
+        let sums_bytes = (slices * rows * outputs * size_of::<f32>()) as u64;
+        let sums = device.memory().allocate(sums_bytes, Lifetime::Transient)?;
+        let tiling = split_tiling(device, dtype, &class);
+        device.run_tuned(
+            &Call {
+                kernel: "gemm_split",
+                dtype,
+                configuration: &tiling.configuration,
+                arguments: &arguments! {
+                    x: &*self.x,
+                    x2: self.x2.as_deref(),
+                    weights: self.weights,
+                    sums: Output(sums.buffer()),
+                    rows: rows as u32,
+                    outputs: outputs as u32,
+                    inputs: inputs as u32,
+                    columns: self.columns as u32,
+                    slices: slices as u32,
+                    slice_terms: inputs.div_ceil(slices).next_multiple_of(SLICE_STEP) as u32,
+                },
+                groups: tiling.groups,
+                local: tiling.local,
+                flop: 2 * (rows * outputs) as u64 * inputs as u64,
+                bytes: sums_bytes + ((rows + outputs) * inputs * dtype.size()) as u64,
             },
             &Tunable {
                 class: &class,
-                output: x.dtype(),
+                output: DType::F32,
                 grid: &|configuration| (tiling.grid)(device.info(), &class, configuration),
             },
         )?;
+        self.merge(slices, &sums)
     }
-    Ok(y)
+
+    fn merge(&self, slices: usize, sums: &Block) -> Result<()> {
+        let Problem { rows, outputs, .. } = self.problem;
+        let (device, dtype, elements) = (self.device, self.dtype, rows * outputs);
+        let class = Class(vec![("rows", rows), ("outputs", outputs), ("slices", slices)]);
+        let configuration = device.configuration("gemm_merge", dtype, &class, &[]);
+        let grid = |configuration: &Configuration| {
+            let items = configuration.size("WG_SIZE");
+            Grid { groups: [elements.div_ceil(items), 1, 1], local: [items, 1, 1] }
+        };
+        let Grid { groups, local } = grid(&configuration);
+        device.run_tuned(
+            &Call {
+                kernel: "gemm_merge",
+                dtype,
+                configuration: &configuration,
+                arguments: &arguments! {
+                    sums: sums.buffer(),
+                    bias: self.epilogue.bias.map(Tensor::buffer),
+                    residual: self.residual.as_deref(),
+                    y: Output(self.y),
+                    rows: rows as u32,
+                    outputs: outputs as u32,
+                    slices: slices as u32,
+                    activation: self.epilogue.activation as u32,
+                },
+                groups,
+                local,
+                flop: (slices * elements) as u64,
+                bytes: (elements * (slices * size_of::<f32>() + dtype.size())) as u64,
+            },
+            &Tunable { class: &class, output: dtype, grid: &grid },
+        )
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::info::DeviceKind;
     use crate::ops::tiles::tests::{cpu, gpu};
 
     #[test]
@@ -214,5 +408,33 @@ mod tests {
         }
         let scalar = DeviceInfo { kind: DeviceKind::Cpu, ..gpu() };
         assert_eq!(plan(&layers[0].1, &scalar), Algorithm::LocalTiles, "work-items are lanes");
+    }
+
+    #[test]
+    fn a_gpu_short_of_work_splits_k_into_what_is_at_work_at_once() {
+        let split = |slices| Algorithm::SplitK { slices };
+        // 36 compute units have room for 432 work-groups of the smallest tiles.
+        for (layer, [rows, outputs, inputs], expected) in [
+            ("unet feed-forward, 8x8: 80 groups", [64, 1280, 5120], split(4)),
+            ("unet shortcut, 8x8", [64, 1280, 2560], split(4)),
+            ("unet attention, 8x8: 640 terms a slice", [64, 1280, 1280], split(2)),
+            ("unet feed-forward, 8x8, both halves: 160", [128, 1280, 5120], split(2)),
+            ("text encoder, 72 groups", [77, 768, 3072], split(4)),
+            ("text encoder's attention: too few terms", [77, 768, 768], Algorithm::LocalTiles),
+            ("unet feed-forward, 8x8: 640 groups", [64, 10240, 1280], Algorithm::LocalTiles),
+            ("unet feed-forward, 16x16: 320 groups", [256, 1280, 5120], Algorithm::LocalTiles),
+            ("a row of tiles of many terms: 40 groups", [32, 1280, 5120], split(8)),
+            ("few rows", [8, 1280, 5120], Algorithm::FewRows),
+        ] {
+            let problem = Problem { rows, outputs, inputs };
+            assert_eq!(plan(&problem, &gpu()), expected, "{layer}");
+            let scalar = DeviceInfo { kind: DeviceKind::Cpu, ..gpu() };
+            for cpu in [cpu(16), scalar] {
+                assert!(!matches!(plan(&problem, &cpu), Algorithm::SplitK { .. }), "{layer}");
+            }
+        }
+        let small = DeviceInfo { compute_units: 8, ..gpu() };
+        let problem = Problem { rows: 64, outputs: 1280, inputs: 5120 };
+        assert_eq!(plan(&problem, &small), Algorithm::LocalTiles, "80 groups of 96 at work");
     }
 }

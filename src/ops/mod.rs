@@ -24,7 +24,7 @@ pub use conv2d::{Conv2d, Padding, conv2d, winograd, winograd_error, winograd_loc
 pub use epilogue::Epilogue;
 pub use gaussian_sample::gaussian_sample;
 pub use geglu::geglu;
-pub use gemm::gemm;
+pub use gemm::{gemm, gemm_split};
 pub use group_norm::{GroupNorm, group_norm};
 pub use layer_norm::layer_norm;
 pub use peak::{Action, peak_fma, peak_int8, peak_launch, peak_local, peak_memory};

@@ -106,9 +106,10 @@ fn register_grid(info: &DeviceInfo, class: &Class, configuration: &Configuration
     Grid { groups: [row_blocks, panel_blocks, batch], local: [1, 1, 1] }
 }
 
-/// Products in the batch that a class describes.
+/// Products in the batch that a class describes, or slices of one.
 fn batch(class: &Class) -> usize {
-    class.0.iter().find(|(name, _)| *name == "batch").map_or(1, |&(_, batch)| batch)
+    let batch = class.0.iter().find(|(name, _)| ["batch", "slices"].contains(name));
+    batch.map_or(1, |&(_, batch)| batch)
 }
 
 /// Blocks of rows and blocks of panels, at least so many each: as many for every core, and several,
@@ -168,6 +169,17 @@ pub(super) fn local_tiling(
     Tiling::new(device, class, configuration, local_grid)
 }
 
+/// As [`local_tiling`], of a product in slices: it has so few tiles that they are the smallest.
+pub(super) fn split_tiling(device: &Device, dtype: DType, class: &Class) -> Tiling {
+    let configuration = device.configuration("gemm_split", dtype, class, &named(&SMALLEST_TILE));
+    Tiling::new(device, class, configuration, local_grid)
+}
+
+/// Work-groups for a product by the smallest tiles: each is 64 work-items.
+pub(super) fn most_local_groups(rows: usize, outputs: usize) -> usize {
+    rows.div_ceil(SMALLEST_TILE[0] as usize) * outputs.div_ceil(SMALLEST_TILE[1] as usize)
+}
+
 fn local_grid(_info: &DeviceInfo, class: &Class, configuration: &Configuration) -> Grid {
     let (rows, outputs) = (class.0[0].1, class.0[1].1);
     let (tile_rows, tile_outputs) = (configuration.size("TILE_M"), configuration.size("TILE_N"));
@@ -186,8 +198,10 @@ const LOCAL_TILES: [([u32; 5], usize); 4] = [
     ([32, 32, 16, 4, 4], 88),
 ];
 
+const SMALLEST_TILE: [u32; 5] = LOCAL_TILES[LOCAL_TILES.len() - 1].0;
+
 /// Every configuration of `gemm_local` and `conv2d_local` that is suggested where nothing was
-/// measured, the largest tile first.
+/// measured, the largest tile first; the last is that of `gemm_split`.
 pub fn local_configurations() -> impl Iterator<Item = [(&'static str, u32); 5]> {
     LOCAL_TILES.iter().map(|(tile, _)| named(tile))
 }
@@ -214,8 +228,7 @@ fn suggested_local_tiles(info: &DeviceInfo, class: &Class) -> [(&'static str, u3
     let least = LOCAL_TILES.iter().filter(fits).map(time).min().unwrap_or(0);
     let good = |candidate: &&([u32; 5], usize)| 10 * time(candidate) <= 11 * least;
     let best = LOCAL_TILES.iter().filter(fits).find(good);
-    let (tile, _) = best.unwrap_or(&LOCAL_TILES[LOCAL_TILES.len() - 1]);
-    named(tile)
+    named(best.map_or(&SMALLEST_TILE, |(tile, _)| tile))
 }
 
 #[cfg(test)]

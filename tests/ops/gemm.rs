@@ -1,5 +1,6 @@
+use ellesmere::info::{DeviceInfo, DeviceKind};
 use ellesmere::ops::{self, Activation, Epilogue, Weights};
-use ellesmere::{DType, Device, DeviceOptions, Tensor};
+use ellesmere::{DType, Device, DeviceOptions, Result, Tensor};
 use proptest::prelude::*;
 
 use crate::common::{assert_close, devices, largest, oracle, values};
@@ -32,6 +33,22 @@ pub fn plain(why: &'static str, leading: &[usize], inputs: usize, outputs: usize
 }
 
 pub fn run(device: &Device, dtype: DType, case: &Case) -> Tensor {
+    compute(device, dtype, case, ops::gemm)
+}
+
+/// In slices of K, whatever the device would choose.
+fn run_split(device: &Device, dtype: DType, slices: usize, case: &Case) -> Tensor {
+    compute(device, dtype, case, |x, x2, weights, epilogue| {
+        ops::gemm_split(x, x2, weights, slices, epilogue)
+    })
+}
+
+fn compute(
+    device: &Device,
+    dtype: DType,
+    case: &Case,
+    op: impl Fn(&Tensor, Option<&Tensor>, &Weights, Epilogue) -> Result<Tensor>,
+) -> Tensor {
     let [columns, columns2] = case.columns;
     let (inputs, outputs) = (columns + columns2, case.outputs);
     let tensor = |seed, last: usize, dtype| {
@@ -49,7 +66,7 @@ pub fn run(device: &Device, dtype: DType, case: &Case) -> Tensor {
     let residual = case.residual.then(|| tensor(5, outputs, dtype));
     let epilogue =
         Epilogue { bias: bias.as_ref(), activation: case.activation, residual: residual.as_ref() };
-    ops::gemm(&x, x2.as_ref(), &weights.unwrap(), epilogue).unwrap()
+    op(&x, x2.as_ref(), &weights.unwrap(), epilogue).unwrap()
 }
 
 /// What f32 sums of `terms` products of values in -1..1 may differ by from f64, to which an
@@ -112,6 +129,70 @@ fn agrees_with_the_definition() {
         },
     ];
     cases.iter().for_each(check);
+}
+
+#[test]
+fn slices_agree_with_the_definition_and_with_the_product_in_one() {
+    let whole = |case| Case { bias: true, activation: Activation::Silu, residual: true, ..case };
+    let cases = [
+        (2, plain("slices of whole tiles", &[1, 64], 256, 64)),
+        (4, plain("a last slice that is shorter, and no whole tile", &[1, 35], 1301, 37)),
+        (8, plain("fewer terms than slices have", &[1, 9], 69, 5)),
+        (4, whole(plain("a whole epilogue, of two axes", &[33], 200, 70))),
+        (
+            2,
+            whole(Case {
+                columns: [77, 108],
+                ..plain("two inputs that meet inside a slice", &[2, 20], 0, 45)
+            }),
+        ),
+        (
+            4,
+            Case {
+                columns: [64, 192],
+                ..plain("two inputs that meet where slices do", &[1, 12], 0, 32)
+            },
+        ),
+    ];
+    for device in devices() {
+        for (dtype, (slices, case)) in
+            DType::ALL.into_iter().flat_map(|dtype| cases.iter().map(move |case| (dtype, case)))
+        {
+            let why = format!("{}, {slices} slices, {dtype}", case.why);
+            let actual = run_split(&device, dtype, *slices, case);
+            let (oracle, terms) = (oracle(&device), case.columns.iter().sum::<usize>());
+            // Adding up the slices is one more addition for each.
+            for expected in [run_split(&oracle, dtype, *slices, case), run(&oracle, dtype, case)] {
+                let tolerance = tolerance(dtype, terms + slices, largest(&expected));
+                assert_close(&device, &why, &actual, &expected, tolerance);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_gpu_short_of_work_takes_slices_and_a_dry_run_counts_their_scratch() {
+    let info = DeviceInfo {
+        kind: DeviceKind::Gpu,
+        compute_units: 36,
+        vector_width: 1,
+        ..Device::cpu().info().clone()
+    };
+    let device = Device::definitions(Some(info.clone()));
+    let case = plain("one tile of many terms", &[1, 9], 4096, 20);
+    let planned = device.dry_run();
+    run(&planned, DType::F16, &case);
+    device.profile().set_enabled(true);
+    run(&device, DType::F16, &case);
+    let records = device.profile().records();
+    let launched: Vec<_> =
+        records.iter().filter(|r| r.launch.is_some()).map(|record| record.name).collect();
+    assert_eq!(launched, ["gemm_split", "gemm_merge"]);
+    assert_eq!(planned.memory_stats(), device.memory_stats());
+    let whole = Device::definitions(Some(DeviceInfo { compute_units: 0, ..info }));
+    run(&whole, DType::F16, &case);
+    let most = |device: &Device| device.memory_stats().peak_live_bytes;
+    assert!(most(&device) >= most(&whole) + 8 * 9 * 20 * 4, "of eight slices");
 }
 
 #[test]
@@ -233,4 +314,6 @@ fn refuses_what_does_not_fit() {
         refused(&x, None, Epilogue { residual: Some(&x), ..none }),
         "gemm: residual must be [4, 3] f32, got [4, 8] f32"
     );
+    let error = ops::gemm_split(&x, None, &weights, 3, none).unwrap_err().to_string();
+    assert_eq!(error, "gemm_split: slices must be 2, 4 or 8, got 3");
 }

@@ -141,13 +141,16 @@ fn chosen(arguments: &Arguments) -> Result<Vec<(&'static Kernel, Configuration)>
 /// The configurations of a kernel that are looked at.
 fn configurations(kernel: &Kernel) -> Vec<Configuration> {
     let mut all = vec![Configuration::defaults(kernel.parameters)];
-    if kernel.name == "gemm_local" || kernel.name == "conv2d_local" {
+    if ["conv2d_local", "gemm_local", "gemm_split"].contains(&kernel.name) {
         let suggested = |values: [(&str, u32); 5]| {
             let mut one = Configuration::defaults(kernel.parameters);
             values.iter().for_each(|(name, value)| assert!(one.set(name, *value)));
             one
         };
         all = ellesmere::ops::local_configurations().map(suggested).collect();
+        if kernel.name == "gemm_split" {
+            all.drain(..all.len() - 1);
+        }
     }
     // What problems and devices decide: the heads of the models, both directions of a cast, both
     // tiles of Winograd's; work-items of a GPU are its lanes.
