@@ -7,18 +7,38 @@
 #define INLINE static inline __attribute__((always_inline))
 
 // REAL is how activations and weights are stored. Arithmetic is float. Half precision is read and
-// written by vload_half and vstore_half_rte, which are core OpenCL: no extension is needed.
+// written by vload_half and vstore_half_rte, which are core OpenCL: no extension is needed. PoCL 3.1
+// takes the address of eight and more of them for a multiple of 16 bytes, which elements need not
+// have, and now and then faults; so those go through a vector of their bits.
 #ifdef DTYPE_F16
 #define REAL half
 #define PACKED4 ushort4
 INLINE float load_real(__global const REAL *p, const size_t i) { return vload_half(i, p); }
 INLINE float4 load_real4(__global const REAL *p, const size_t i) { return vload_half4(0, p + i); }
-INLINE float8 load_real8(__global const REAL *p, const size_t i) { return vload_half8(0, p + i); }
-INLINE float16 load_real16(__global const REAL *p, const size_t i) { return vload_half16(0, p + i); }
+INLINE float8 load_real8(__global const REAL *p, const size_t i)
+{
+    const ushort8 bits = vload8(0, (__global const ushort *)(p + i));
+    return vload_half8(0, (const __private half *)&bits);
+}
+INLINE float16 load_real16(__global const REAL *p, const size_t i)
+{
+    const ushort16 bits = vload16(0, (__global const ushort *)(p + i));
+    return vload_half16(0, (const __private half *)&bits);
+}
 INLINE void store_real(__global REAL *p, const size_t i, const float v) { vstore_half_rte(v, i, p); }
 INLINE void store_real4(__global REAL *p, const size_t i, const float4 v) { vstore_half4_rte(v, 0, p + i); }
-INLINE void store_real8(__global REAL *p, const size_t i, const float8 v) { vstore_half8_rte(v, 0, p + i); }
-INLINE void store_real16(__global REAL *p, const size_t i, const float16 v) { vstore_half16_rte(v, 0, p + i); }
+INLINE void store_real8(__global REAL *p, const size_t i, const float8 v)
+{
+    ushort8 bits;
+    vstore_half8_rte(v, 0, (__private half *)&bits);
+    vstore8(bits, 0, (__global ushort *)(p + i));
+}
+INLINE void store_real16(__global REAL *p, const size_t i, const float16 v)
+{
+    ushort16 bits;
+    vstore_half16_rte(v, 0, (__private half *)&bits);
+    vstore16(bits, 0, (__global ushort *)(p + i));
+}
 #else
 #define REAL float
 #define PACKED4 float4
