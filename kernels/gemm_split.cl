@@ -53,8 +53,8 @@ void gemm_split(__global const REAL *x,
 #pragma unroll 1
     for (uint part = 0; part < 2; part++) {
         const uint width = part == 0 ? columns : inputs - columns;
-        const uint start = part == 0 ? min(first, columns) : max(first, columns) - columns;
-        const uint end = part == 0 ? min(last, columns) : max(last, columns) - columns;
+        const uint start = part == 0 ? min(first, columns) : (uint)max((int)first - (int)columns, 0);
+        const uint end = part == 0 ? min(last, columns) : (uint)max((int)last - (int)columns, 0);
         __global const REAL *source[A_LOADS];
         bool inside[A_LOADS];
 #pragma unroll
@@ -77,7 +77,7 @@ void gemm_split(__global const REAL *x,
 #pragma unroll
         for (uint n = 0; n < ITEM_N; n += 4) {
             const uint output = item_output + n * ITEMS_N;
-            const uint count = output < outputs ? outputs - output : 0;
+            const uint count = (uint)max((int)outputs - (int)output, 0);
             store_sums(sums + row * outputs + output, count, vload4(0, sum + m * ITEM_N + n));
         }
     }
