@@ -91,13 +91,19 @@ void conv2d_few_inputs(__global const REAL *x,
             __global const float *panel = weights + (size_t)p * inputs * PANEL;
 #endif
             for (uint tile = 0; tile < tiles; tile++) {
+                const uint count = min((uint)TILE_M, pixels - tile * TILE_M);
+                const size_t first_row = first_pixel + tile * TILE_M;
+                // A store to a line that is not there waits for it.
+                for (uint m = 0; m < count; m++)
+                    for (uint n = 0; n < PANEL; n += 64 / sizeof(REAL))
+                        fetch_line((__global const char *)(y + (first_row + m) * outputs +
+                                                           p * PANEL + n));
                 for (uint column = 0; column < PANEL; column += COLUMNS)
                     multiply_runs(lines + tile * TILE_M * CHANNELS, CHANNELS, WINDOW, LINE,
-                                  panel + column, sums + column, WINDOW * CHANNELS, false);
-                const uint count = min((uint)TILE_M, pixels - tile * TILE_M);
+                                  panel + column, sums + column, WINDOW * CHANNELS, false, 0);
                 for (uint m = 0; m < count; m++)
-                    store_row(sums + m * PANEL, p * PANEL, outputs, first_pixel + tile * TILE_M + m,
-                              sample, bias, sample_bias, residual, y, activation);
+                    store_row(sums + m * PANEL, p * PANEL, outputs, first_row + m, sample, bias,
+                              sample_bias, residual, y, activation);
             }
         }
     }

@@ -29,6 +29,14 @@
 #define STRIP (TILES * TILE_M)                  // most pixels of x under a strip
 #define STRIDE (CHANNELS + 16)                  // between packed pixels: no power of two
 #define RING (TAP_PANELS * STRIP * PANEL)       // the products of a row
+#if OUTPUTS <= 4
+#define LANES 4                                 // of a vector that holds a pixel's outputs
+#else
+#define LANES 8
+#endif
+#define floatL WORD(float, LANES)
+#define vloadL WORD(vload, LANES)
+#define vstoreL WORD(vstore, LANES)
 
 // taps[TAP_PANELS][CHANNELS][PANEL]: each tap's outputs together in one panel.
 INLINE void unpack_taps(float *taps, __global const REAL *weights)
@@ -44,24 +52,76 @@ INLINE void unpack_taps(float *taps, __global const REAL *weights)
 }
 
 // products[TAP_PANELS][STRIP][PANEL] of a row's pixels `first` to `first + tiles * TILE_M`; those
-// outside x are zero.
+// outside x are zero. A tile's pixels lie together: those of the next are fetched meanwhile, as
+// memory takes about as long as the products.
 INLINE void multiply_row(__global const REAL *x, const size_t row_start, const int first,
                          const uint tiles, const int read_width, const float *taps, float *packed,
                          float *products)
 {
     for (uint tile = 0; tile < tiles; tile++) {
+        const int of_tile = first + (int)(tile * TILE_M);
         for (uint m = 0; m < TILE_M; m++) {
-            const int column = first + (int)(tile * TILE_M + m);
+            const int column = of_tile + (int)m;
             if (column >= 0 && column < read_width)
                 unpack(packed + m * STRIDE, x, row_start + (size_t)column * CHANNELS, CHANNELS);
             else
                 clear(packed + m * STRIDE, CHANNELS);
         }
+        __global const REAL *next = x + row_start + (long)(of_tile + TILE_M) * CHANNELS;
         for (uint p = 0; p < TAP_PANELS; p++)
             for (uint column = 0; column < PANEL; column += COLUMNS)
-                multiply_tile(packed, STRIDE, taps + p * CHANNELS * PANEL + column,
+                multiply_runs(packed, STRIDE, 1, 0, taps + p * CHANNELS * PANEL + column,
                               products + (p * STRIP + tile * TILE_M) * PANEL + column, CHANNELS,
-                              false);
+                              false, p + column == 0 ? next : 0);
+    }
+}
+
+// sums[pixels][OUTPUTS] of a row of y, from the products of the three rows under it. A vector may
+// reach beyond a pixel's outputs: the next pixel's then overwrite what it left.
+INLINE void gather(const float *ring, const uint out_row, const uint pixels, float *sums)
+{
+    const float *rows[WINDOW];
+    for (uint row = 0; row < WINDOW; row++)
+        rows[row] = ring + (out_row + row) % WINDOW * RING;
+    for (uint pixel = 0; pixel < pixels; pixel++) {
+        floatL sum = 0.0f;
+#pragma unroll
+        for (uint tap = 0; tap < TAPS; tap++)
+            sum += vloadL(0, rows[tap / WINDOW] + tap % TAPS_OF_PANEL * OUTPUTS +
+                          (tap / TAPS_OF_PANEL * STRIP + pixel + tap % WINDOW) * PANEL);
+        vstoreL(sum, 0, sums + pixel * OUTPUTS);
+    }
+}
+
+// offsets[STRIP][OUTPUTS]: what is added before the activation, for every pixel again.
+INLINE void repeat_offsets(float *offsets, __global const float *bias,
+                           __global const REAL *sample_bias, const uint sample)
+{
+    for (uint n = 0; n < STRIP * OUTPUTS; n++) {
+        const uint output = n % OUTPUTS;
+        offsets[n] = bias ? bias[output] : 0.0f;
+        if (sample_bias)
+            offsets[n] += load_real(sample_bias, (size_t)sample * OUTPUTS + output);
+    }
+}
+
+// y[start..start + count] = activation(sums + offsets) + residual, of pixels that lie together.
+INLINE void store_line(const float *sums, const float *offsets, const uint count,
+                       __global const REAL *residual, __global REAL *y, const size_t start,
+                       const uint activation)
+{
+    uint n = 0;
+    for (; n + VECTOR <= count; n += VECTOR) {
+        floatV value = activate_vector(vloadV(0, sums + n) + vloadV(0, offsets + n), activation);
+        if (residual)
+            value += load_realV(residual, start + n);
+        store_realV(y, start + n, value);
+    }
+    for (; n < count; n++) {
+        float value = activate(sums[n] + offsets[n], activation);
+        if (residual)
+            value += load_real(residual, start + n);
+        store_real(y, start + n, value);
     }
 }
 
@@ -95,7 +155,10 @@ void conv2d_few_outputs(__global const REAL *x,
     const uint end = share(all, get_num_groups(0), get_group_id(0) + 1);
     float taps[TAP_PANELS * CHANNELS * PANEL];
     float packed[TILE_M * STRIDE];
-    float ring[WINDOW * RING];
+    float ring[WINDOW * RING + LANES];
+    float sums[STRIP * OUTPUTS + LANES];
+    float offsets[STRIP * OUTPUTS];
+    uint offsets_of = samples;
     bool follows = false;
 
     unpack_taps(taps, weights);
@@ -103,8 +166,8 @@ void conv2d_few_outputs(__global const REAL *x,
         const uint out_row = i % out_height;
         const uint strip = i / out_height % strips;
         const uint sample = i / out_height / strips;
-        const uint first = share(out_width, strips, strip);
-        const uint pixels = share(out_width, strips, strip + 1) - first;
+        const uint first = strip * most;
+        const uint pixels = min(most, out_width - first);
         const uint tiles = (pixels + WINDOW - 1 + TILE_M - 1) / TILE_M;
         // The row of y before has left its other rows in the ring.
         for (uint line = follows && out_row > 0 ? WINDOW - 1 : 0; line < WINDOW; line++) {
@@ -117,20 +180,12 @@ void conv2d_few_outputs(__global const REAL *x,
                 clear(products, RING);
         }
         follows = true;
-        const size_t first_pixel = ((size_t)sample * out_height + out_row) * out_width + first;
-        for (uint pixel = 0; pixel < pixels; pixel++) {
-            float sums[PANEL];
-            for (uint output = 0; output < OUTPUTS; output++)
-                sums[output] = 0.0f;
-            for (uint tap = 0; tap < TAPS; tap++) {
-                const float *products = ring + (out_row + tap / WINDOW) % WINDOW * RING +
-                    (tap / TAPS_OF_PANEL * STRIP + pixel + tap % WINDOW) * PANEL +
-                    tap % TAPS_OF_PANEL * OUTPUTS;
-                for (uint output = 0; output < OUTPUTS; output++)
-                    sums[output] += products[output];
-            }
-            store_row(sums, 0, OUTPUTS, first_pixel + pixel, sample, bias, sample_bias, residual, y,
-                      activation);
+        gather(ring, out_row, pixels, sums);
+        if (sample != offsets_of) {
+            repeat_offsets(offsets, bias, sample_bias, sample);
+            offsets_of = sample;
         }
+        const size_t first_pixel = ((size_t)sample * out_height + out_row) * out_width + first;
+        store_line(sums, offsets, pixels * OUTPUTS, residual, y, first_pixel * OUTPUTS, activation);
     }
 }

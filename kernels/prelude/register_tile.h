@@ -97,9 +97,10 @@ INLINE int tile_row(const uint tile, const int rows_left)
 
 // sums[TILE_M][PANEL] = [sums +] rows[TILE_M][..] * panel[runs * depth][PANEL], of COLUMNS columns.
 // Rows are `stride` apart and may overlap; each is `runs` runs of `depth` terms, run_stride apart.
+// With `ahead`, TILE_M elements from there are fetched at each step: what the next tile is made of.
 INLINE void multiply_runs(ROWS const float *rows, const size_t stride, const uint runs,
                           const size_t run_stride, TERMS const float *panel, float *sums,
-                          const uint depth, const bool add)
+                          const uint depth, const bool add, __global const REAL *ahead)
 {
     floatV sum[TILE_M][2];
 #pragma unroll
@@ -118,6 +119,8 @@ INLINE void multiply_runs(ROWS const float *rows, const size_t stride, const uin
         for (size_t k = 0; k < depth; k++) {
             const floatV b0 = vloadV(0, panel + k * PANEL);
             const floatV b1 = vloadV(1, panel + k * PANEL);
+            if (ahead)
+                fetch_line((__global const char *)(ahead + k * TILE_M));
 #pragma unroll
             for (uint m = 0; m < TILE_M; m++) {
                 const floatV a = thirds[m / 3][m % 3 * stride + k];
@@ -137,7 +140,7 @@ INLINE void multiply_runs(ROWS const float *rows, const size_t stride, const uin
 INLINE void multiply_tile(ROWS const float *rows, const size_t stride, TERMS const float *panel,
                           float *sums, const uint depth, const bool add)
 {
-    multiply_runs(rows, stride, 1, 0, panel, sums, depth, add);
+    multiply_runs(rows, stride, 1, 0, panel, sums, depth, add, 0);
 }
 
 // sums[BLOCK_M][PANEL] = [sums +] rows[BLOCK_M][stride] * the terms first..first + depth of a

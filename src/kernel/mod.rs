@@ -394,7 +394,7 @@ fn local_items(values: &Configuration) -> usize {
 /// Of products by tiles in registers.
 const REGISTER_TILES: &[Parameter] = &[
     tuned("VECTOR", 16, &[4, 8, 16]),
-    tuned("TILE_M", 12, &[4, 6, 8, 12, 14]),
+    tuned("TILE_M", 12, &[4, 6, 8, 12, 13, 14]),
     tuned("TILES", 8, &[2, 4, 8, 12, 16]),
     tuned("PANELS", 8, &[1, 2, 4, 8, 16]),
     tuned("TILE_K", 256, &[64, 128, 256, 384, 512]),

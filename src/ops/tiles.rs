@@ -86,7 +86,7 @@ pub(super) fn register_tiling_of(
     class: &Class,
     given: &[(&'static str, u32)],
 ) -> Tiling {
-    let mut suggested = suggested_register_tiles(device.info()).to_vec();
+    let mut suggested = suggested_register_tiles(device.info(), class.0[0].1).to_vec();
     suggested.extend(given);
     let configuration = device.configuration(kernel, dtype, class, &suggested);
     Tiling::new(device, class, configuration, register_grid)
@@ -126,14 +126,20 @@ fn register_blocks(tiles: usize, panels: usize, least: [usize; 2], cores: usize)
 
 /// A tile is `TILE_M` rows by two vectors. It takes 24 of 32 registers where vectors have 16
 /// lanes (AVX-512), and 12 of 16 where they have fewer (AVX2, SSE). A block's packed rows and its
-/// sums take a third of a second cache of 1 MiB each, whatever the problem: one program for all.
-pub(super) fn suggested_register_tiles(info: &DeviceInfo) -> [(&'static str, u32); 5] {
+/// sums take a third of a second cache of 1 MiB each, whatever the problem: one program for all,
+/// but where a row more to a tile leaves few rows empty, as of 64 rows or 77.
+pub(super) fn suggested_register_tiles(info: &DeviceInfo, rows: usize) -> [(&'static str, u32); 5] {
     let (vector, tile_rows, tiles) = match info.vector_width {
-        16.. => (16, 12, 12),
+        16.. => (16, if fills(13, rows, 12) { 13 } else { 12 }, 12),
         8..16 => (8, 6, 16),
         _ => (4, 6, 16),
     };
     [("VECTOR", vector), ("TILE_M", tile_rows), ("TILES", tiles), ("PANELS", 16), ("TILE_K", 512)]
+}
+
+/// Whether tiles of `tile` rows compute 5 % less than those of `usual`.
+fn fills(tile: usize, rows: usize, usual: usize) -> bool {
+    105 * rows.next_multiple_of(tile) <= 100 * rows.next_multiple_of(usual)
 }
 
 /// A work-group for a panel of a product of few rows: one work-item on CPU devices, the lanes of a
@@ -272,7 +278,9 @@ pub(super) mod tests {
             (16, 4096, 320, [16, 12, 12], [30, 1, 1]),
             // 22 tiles and 320 panels.
             (16, 256, 10240, [16, 12, 12], [2, 20, 1]),
-            (16, 77, 768, [16, 12, 12], [1, 8, 1]),
+            // 6 tiles of 13 rows, where 12 would take 7.
+            (16, 77, 768, [16, 13, 12], [1, 8, 1]),
+            (16, 1, 768, [16, 12, 12], [1, 8, 1]),
             (8, 64, 1280, [8, 6, 16], [1, 8, 1]),
             (4, 1, 4, [4, 6, 16], [1, 1, 1]),
         ] {

@@ -61,7 +61,7 @@ pub(super) fn edge_tiling(
     class: &Class,
 ) -> Tiling {
     let [outputs, channels] = [1, 2].map(|index| class.0[index].1);
-    let [vector, tile_rows, tiles, ..] = suggested_register_tiles(device.info());
+    let [vector, tile_rows, tiles, ..] = suggested_register_tiles(device.info(), class.0[0].1);
     let mut suggested = vec![("CHANNELS", channels as u32)];
     if kernel == Edge::FewOutputs.kernel() {
         suggested.push(("OUTPUTS", outputs as u32));
