@@ -45,6 +45,11 @@ impl Sizes {
         }
     }
 
+    /// Pixels of the result, of all samples.
+    pub fn rows(&self) -> usize {
+        self.samples * self.out_height * self.out_width
+    }
+
     /// The row of x under a row of the window, if that is not padding.
     pub fn row(&self, out_row: usize, kernel_row: usize) -> Option<usize> {
         position(out_row * self.stride + kernel_row, self.top, self.read_height, self.enlarge)
@@ -64,7 +69,7 @@ fn position(padded: usize, padding: i32, size: usize, enlarge: usize) -> Option<
 
 pub fn definition(arguments: &Arguments) {
     let sizes = Sizes::new(arguments);
-    let Sizes { samples, height, width, channels, out_height, out_width, outputs, .. } = sizes;
+    let Sizes { height, width, channels, out_height, out_width, outputs, .. } = sizes;
     let inputs = sizes.kernel_height * sizes.kernel_width * channels;
     let (x, weights) = (arguments.reals("x"), arguments.reals("weights"));
     let bias = arguments.optional_floats("bias");
@@ -95,7 +100,7 @@ pub fn definition(arguments: &Arguments) {
         let residual = residual.map_or(0.0, |residual| f64::from(residual.get(index)));
         activation::define(activation, sum) + residual
     };
-    let count = samples * out_height * out_width * outputs;
+    let count = sizes.rows() * outputs;
     let results: Vec<f64> = (0..count).into_par_iter().map(result).collect();
     let mut y = arguments.reals_out("y");
     for (index, value) in results.into_iter().enumerate() {
@@ -139,22 +144,26 @@ impl Rows for Windows<'_> {
     }
 }
 
+/// What becomes of a convolution's sums.
+pub fn epilogue<'a>(arguments: &Arguments<'a>, sizes: &Sizes) -> Epilogue<'a> {
+    Epilogue {
+        bias: arguments.optional_floats("bias"),
+        sample_bias: arguments.optional_reals("sample_bias"),
+        sample_rows: sizes.out_height * sizes.out_width,
+        activation: arguments.size("activation") as u32,
+        residual: arguments.optional_reals("residual"),
+    }
+}
+
 pub fn fast(arguments: &Arguments) {
     let sizes = Sizes::new(arguments);
-    let sample_rows = sizes.out_height * sizes.out_width;
     let product = Product {
         batch: 1,
-        rows: sizes.samples * sample_rows,
+        rows: sizes.rows(),
         outputs: sizes.outputs,
         inputs: sizes.kernel_height * sizes.kernel_width * sizes.channels,
         weights: arguments.reals("weights"),
-        epilogue: Epilogue {
-            bias: arguments.optional_floats("bias"),
-            sample_bias: arguments.optional_reals("sample_bias"),
-            sample_rows,
-            activation: arguments.size("activation") as u32,
-            residual: arguments.optional_reals("residual"),
-        },
+        epilogue: epilogue(arguments, &sizes),
     };
     let windows = Windows { x: arguments.reals("x"), sizes };
     product::run(&product, &windows, arguments.reals_out("y"));

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::conv2d::Sizes;
+use super::conv2d::{self, Sizes};
 use super::product::tile::{self, Left, Tile, Work};
 use super::product::{Epilogue, Line, Output, floats, part, unpack};
 use super::vector_math::widen;
@@ -14,16 +14,9 @@ const TASK_ROWS: usize = 8;
 
 pub fn fast(arguments: &Arguments) {
     let sizes = Sizes::new(arguments);
-    let sample_rows = sizes.out_height * sizes.out_width;
-    let epilogue = Epilogue {
-        bias: arguments.optional_floats("bias"),
-        sample_bias: arguments.optional_reals("sample_bias"),
-        sample_rows,
-        activation: arguments.size("activation") as u32,
-        residual: arguments.optional_reals("residual"),
-    };
+    let epilogue = conv2d::epilogue(arguments, &sizes);
     let (x, weights) = (arguments.reals("x"), arguments.reals("weights"));
-    let y = Output::new(arguments.reals_out("y"), sizes.samples * sample_rows * sizes.outputs);
+    let y = Output::new(arguments.reals_out("y"), sizes.rows() * sizes.outputs);
     let of_sample = sizes.out_height.div_ceil(TASK_ROWS);
     parallel::for_each(sizes.samples * of_sample, |index| {
         SCRATCH.with_borrow_mut(|scratch| {

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::conv2d::Sizes;
+use super::conv2d::{self, Sizes};
 use super::parallel;
 use super::product::tile::{self, Left, Tile, Work};
 use super::product::{Epilogue, Line, Output, floats, part, unpack};
@@ -18,17 +18,10 @@ const GATHERED: usize = 16;
 
 pub fn fast(arguments: &Arguments) {
     let sizes = Sizes::new(arguments);
-    let sample_rows = sizes.out_height * sizes.out_width;
-    let epilogue = Epilogue {
-        bias: arguments.optional_floats("bias"),
-        sample_bias: arguments.optional_reals("sample_bias"),
-        sample_rows,
-        activation: arguments.size("activation") as u32,
-        residual: arguments.optional_reals("residual"),
-    };
+    let epilogue = conv2d::epilogue(arguments, &sizes);
     let x = arguments.reals("x");
     let taps = Taps::new(&sizes, arguments.reals("weights"));
-    let y = Output::new(arguments.reals_out("y"), sizes.samples * sample_rows * sizes.outputs);
+    let y = Output::new(arguments.reals_out("y"), sizes.rows() * sizes.outputs);
     // Neighbouring tasks both compute the rows at their border: few tasks, of many rows.
     let threads = rayon::current_num_threads();
     let of_sample = threads * (sizes.out_height / (16 * threads)).clamp(1, 4);
