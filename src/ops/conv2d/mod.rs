@@ -53,6 +53,11 @@ pub struct Conv2d {
 }
 
 impl Conv2d {
+    /// Whether a window of 3 x 3 goes pixel by pixel: what Winograd's transforms are made for.
+    fn is_3x3_of_stride_1(&self) -> bool {
+        self.kernel == [3, 3] && self.stride == 1
+    }
+
     /// The size as which an image of `size` is read, 0 where nothing is left of it.
     fn read_size(&self, size: [usize; 2]) -> [usize; 2] {
         let scale = 1 + usize::from(self.upsample);
@@ -182,8 +187,8 @@ pub fn winograd(
     epilogue: Epilogue,
 ) -> Result<Tensor> {
     let problem = check(x, weights, params, &epilogue)?;
-    let Conv2d { kernel, stride, .. } = *params;
-    if kernel != [3, 3] || stride != 1 || ![2, 4].contains(&tile) {
+    if !params.is_3x3_of_stride_1() || ![2, 4].contains(&tile) {
+        let Conv2d { kernel, stride, .. } = *params;
         let detail = format!(
             "kernel, stride and tile must be [3, 3], 1, and 2 or 4, got {kernel:?}, {stride} and \
              {tile}"
@@ -360,7 +365,7 @@ mod tests {
     use super::*;
     use crate::ops::tiles::tests::{cpu, gpu};
 
-    fn layer(channels: usize, outputs: usize, side: usize) -> Problem {
+    pub(super) fn layer(channels: usize, outputs: usize, side: usize) -> Problem {
         let padding = Padding::same(1);
         Problem {
             samples: 1,

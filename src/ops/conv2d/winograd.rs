@@ -13,7 +13,7 @@ pub(super) mod local;
 
 use std::ops::Range;
 
-use super::{Conv2d, Job, Part, Problem};
+use super::{Job, Part, Problem};
 use crate::device::{Call, Device, Tunable, arguments};
 use crate::info::DeviceInfo;
 use crate::memory::{Block, Lifetime};
@@ -59,14 +59,13 @@ pub fn winograd_error(tile: usize, channels: usize) -> f32 {
 /// break-even is at 46, and at 52 tiles, of which these are twice and more.
 pub(super) fn best_tile(problem: &Problem, info: &DeviceInfo) -> Option<usize> {
     let Problem { samples, channels, output: [height, width], outputs, params, .. } = *problem;
-    let Conv2d { kernel, stride, .. } = params;
     let tile = [4, 2].into_iter().find(|&tile| winograd_error(tile, channels) <= MOST_ERROR)?;
     let tiles = samples * height.div_ceil(tile) * width.div_ceil(tile);
     let depth = channels * outputs / (channels + outputs);
     let [least_depth, least_tiles] =
         if info.prefers_register_tiles() { [64, 16] } else { [96, 128] };
     let pays = depth >= least_depth && tiles >= least_tiles;
-    (kernel == [3, 3] && stride == 1 && pays).then_some(tile)
+    (params.is_3x3_of_stride_1() && pays).then_some(tile)
 }
 
 /// Runs all four kernels for each band of the result.
@@ -371,21 +370,8 @@ fn suggested_tiles(info: &DeviceInfo, rows: usize, outputs: usize) -> Vec<(&'sta
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::Padding;
+    use crate::ops::conv2d::tests::layer;
     use crate::ops::tiles::tests::{cpu, gpu};
-
-    fn layer(channels: usize, outputs: usize, side: usize) -> Problem {
-        let padding = Padding::same(1);
-        Problem {
-            samples: 1,
-            input: [side, side],
-            channels,
-            output: [side, side],
-            outputs,
-            params: Conv2d { kernel: [3, 3], stride: 1, padding, upsample: false, crop: [0, 0] },
-            sample_bias: false,
-        }
-    }
 
     #[test]
     fn blocks_are_even_and_their_scratch_stays_small() {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::super::{Conv2d, Job, Problem};
+use super::super::{Job, Problem};
 use super::{Blocks, MOST_BYTES, Pass, evenly, winograd_error};
 use crate::Result;
 use crate::device::{Call, arguments};
@@ -23,8 +23,7 @@ pub const CHANNELS: usize = 8;
 
 /// Whether the kernel computes a convolution at all.
 pub fn applies(problem: &Problem) -> bool {
-    let Conv2d { kernel, stride, .. } = problem.params;
-    kernel == [3, 3] && stride == 1 && problem.channels.is_multiple_of(CHANNELS)
+    problem.params.is_3x3_of_stride_1() && problem.channels.is_multiple_of(CHANNELS)
 }
 
 /// Whether it is faster than the direct convolution.
