@@ -3,7 +3,7 @@
 use crate::DType;
 use crate::device::{Device, Grid};
 use crate::info::DeviceInfo;
-use crate::ops::conv2d::{Conv2d, Problem};
+use crate::ops::conv2d::Problem;
 use crate::ops::tiles::{Tiling, suggested_register_tiles};
 use crate::tune::Class;
 
@@ -27,8 +27,8 @@ const ITEM_PIXELS: usize = 512;
 
 /// Whether a convolution is an edge, on a device whose work-items hold large tiles in registers.
 pub fn edge(problem: &Problem, info: &DeviceInfo) -> Option<Edge> {
-    let Conv2d { kernel, stride, upsample, .. } = problem.params;
-    if !info.prefers_register_tiles() || kernel != [3, 3] || stride != 1 || upsample {
+    let params = &problem.params;
+    if !info.prefers_register_tiles() || !params.is_3x3_of_stride_1() || params.upsample {
         return None;
     }
     if problem.outputs <= FEW_OUTPUTS
@@ -79,6 +79,7 @@ pub(super) fn edge_tiling(
 mod tests {
     use super::*;
     use crate::ops::Padding;
+    use crate::ops::conv2d::Conv2d;
     use crate::ops::tiles::tests::{cpu, gpu};
 
     #[test]
