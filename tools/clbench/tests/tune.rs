@@ -375,6 +375,20 @@ fn a_dry_run_lists_what_a_model_launches() {
 }
 
 #[test]
+fn a_kernel_that_several_ops_launch_is_measured_in_the_op_that_asks() {
+    let Some(device) = device() else { return };
+    let folder = TempDir::new().unwrap();
+    let shape = "height=8,width=8,channels=32,outputs=32";
+    let mut arguments = vec!["tune", "winograd", "--device", &device, "--shape", shape];
+    arguments.extend(["--max-candidates", "1", "--budget", "none"]);
+    let output = clbench(folder.path(), &arguments).output().unwrap();
+    succeeded(&output);
+    let lines = text(&output.stdout);
+    let product = lines.lines().find(|line| line.starts_with("gemm_register"));
+    assert!(product.is_some_and(|line| line.contains("batch=36") && line.contains("1 ok")));
+}
+
+#[test]
 fn a_recorded_space_is_searched_without_a_device() {
     let folder = TempDir::new().unwrap();
     let recorded = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/recorded/gemm_register.json");

@@ -55,8 +55,8 @@ impl Bench {
             let detail = format!("it is {} now, not {}", backend.info().name, task.key.name);
             return Err(Error::NoDevice { wanted: task.device.clone(), detail });
         }
-        let (kernel, case) = (Kernel::find(&task.kernel), Case::find(&task.kernel));
-        let Some((kernel, case)) = kernel.zip(case) else {
+        let case = Case::known(&task.op)?;
+        let Some(kernel) = Kernel::find(&task.kernel) else {
             return Err(Error::argument("kernel", format!("there is no {:?}", task.kernel)));
         };
         let dtype: DType = task.dtype.parse()?;

@@ -268,6 +268,7 @@ impl Tuning<'_> {
             key: self.about.device.clone(),
             kernel: self.problem.kernel.name.to_owned(),
             dtype: self.problem.dtype.name().to_owned(),
+            op: self.problem.case.op.to_owned(),
             sizes: self.about.shape.clone(),
             source: self.settings.source.map(str::to_owned),
         }

@@ -25,7 +25,9 @@ pub struct Task {
     pub key: DeviceKey,
     pub kernel: String,
     pub dtype: String,
-    /// Of the op that launches the kernel.
+    /// The op that launches the kernel: several ops may.
+    pub op: String,
+    /// Of the op.
     pub sizes: BTreeMap<String, usize>,
     /// The whole OpenCL C that stands in for the catalogue's.
     pub source: Option<String>,
