@@ -341,7 +341,7 @@ fn misuse_is_one_line() {
         (&[gemm, "--budget", "soon"], 2, &["budget: expected a time", "got \"soon\""]),
         (&[gemm, "--timeout", "0s"], 2, &["timeout: expected a time", "got \"0s\""]),
         (&[gemm, "--values", "WIDTH=3"], 2, &["VECTOR, TILE_M", "got WIDTH"]),
-        (&[gemm, "--values", "TILE_M=5"], 2, &["TILE_M takes [4, 6, 8, 12, 14], got 5"]),
+        (&[gemm, "--values", "TILE_M=5"], 2, &["TILE_M takes [4, 6, 8, 12, 13, 14], got 5"]),
         (&[gemm, "--values", "TILE_M"], 2, &["expected NAME=VALUE"]),
         (&[gemm, "--source", "none.cl"], 1, &["none.cl: no such file"]),
         (&["all", "--source", "none.cl"], 2, &["stands in for one kernel"]),

@@ -22,6 +22,8 @@ const MOST_FORBIDDEN: usize = 10_000;
 
 /// Candidates that are timed again at the end, at most.
 const MOST_CONFIRMED: usize = 6;
+/// How often the best and the default are timed in turn.
+const ROUNDS: usize = 2;
 
 /// What holds for every problem of a run.
 pub struct Settings {
@@ -275,29 +277,58 @@ impl Tuning<'_> {
     }
 
     /// The best of many noisy times is the luckiest: it is timed again, until the best is one that
-    /// was. So is the default, which it is compared with. Where nothing was tried, all this was
-    /// done before.
+    /// was. Then it and the default are timed in turn, and of each the least time counts: a
+    /// machine that is slow for some seconds must not decide between them. Where nothing was
+    /// tried, all this was done before.
     fn confirm(&mut self, runner: &mut Runner, display: &Display) -> Result<()> {
         let mut confirmed = Vec::new();
-        let mut again = self.space.find_configuration(&self.problem.default);
         while self.tried > 0 && confirmed.len() < MOST_CONFIRMED && !stop::soon() {
-            let trials = self.entries.iter().map(|entry| (entry, entry.trial().seconds()));
-            let mut right: Vec<_> = trials.filter_map(|(e, time)| Some((e, time?))).collect();
-            right.sort_by(|a, b| a.1.total_cmp(&b.1));
-            let of_default = right.iter().find(|(entry, _)| self.candidate(entry) == again);
-            let Some((entry, _)) = of_default.or(right.first()) else { break };
-            let candidate = self.candidate(entry).expect("only those of the space are recorded");
-            again = None;
-            if right.len() == 1 || confirmed.contains(&candidate) {
+            let Some(best) = self.best() else { return Ok(()) };
+            if confirmed.contains(&best) {
                 break;
             }
-            confirmed.push(candidate);
-            runner.prepare(&self.task())?;
-            if !self.try_candidate(runner, candidate, None, display)? {
-                break;
+            confirmed.push(best);
+            if !self.try_again(runner, best, display)? {
+                return Ok(());
+            }
+        }
+        let (best, default) = (self.best(), self.space.find_configuration(&self.problem.default));
+        let in_turn = [default, best].into_iter().flatten().cycle().take(2 * ROUNDS);
+        for candidate in in_turn {
+            let before = self.entries.iter().find(|entry| self.candidate(entry) == Some(candidate));
+            let before = before.cloned();
+            let alone = best == default || self.tried == 0 || stop::soon();
+            if alone || !self.try_again(runner, candidate, display)? {
+                return Ok(());
+            }
+            let seconds = |entry: &Entry| entry.trial().seconds();
+            let after = self.entries.last().expect("it was recorded just now");
+            // An outcome that is none stays: what goes wrong now and then is wrong.
+            if let (Some(before), Some(time)) = (before, seconds(after))
+                && seconds(&before).is_some_and(|before| before < time)
+            {
+                self.journal.done(&before)?;
+                self.record(before);
             }
         }
         Ok(())
+    }
+
+    /// The quickest so far of those that were right.
+    fn best(&self) -> Option<usize> {
+        let right = self.entries.iter().filter_map(|e| Some((e, e.trial().seconds()?)));
+        let (entry, _) = right.min_by(|a, b| a.1.total_cmp(&b.1))?;
+        Some(self.candidate(entry).expect("only those of the space are recorded"))
+    }
+
+    fn try_again(
+        &mut self,
+        runner: &mut Runner,
+        candidate: usize,
+        display: &Display,
+    ) -> Result<bool> {
+        runner.prepare(&self.task())?;
+        self.try_candidate(runner, candidate, None, display)
     }
 
     fn candidate(&self, entry: &Entry) -> Option<usize> {
