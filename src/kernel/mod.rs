@@ -395,8 +395,8 @@ fn local_items(values: &Configuration) -> usize {
 const REGISTER_TILES: &[Parameter] = &[
     tuned("VECTOR", 16, &[4, 8, 16]),
     tuned("TILE_M", 12, &[4, 6, 8, 12, 13, 14]),
-    tuned("TILES", 8, &[2, 4, 8, 12, 16]),
-    tuned("PANELS", 8, &[1, 2, 4, 8, 16]),
+    count("TILES", 8, &[1, 2, 4, 8, 12, 16]),
+    count("PANELS", 8, &[1, 2, 4, 8, 16]),
     tuned("TILE_K", 256, &[64, 128, 256, 384, 512]),
 ];
 
@@ -422,12 +422,17 @@ const REGISTER_CONSTRAINTS: &[Constraint] = &[Constraint {
 
 /// A parameter that is tuned: what a tuner tries.
 const fn tuned(name: &'static str, default: u32, values: &'static [u32]) -> Parameter {
-    Parameter { name, default, values }
+    Parameter { name, default, values, counts: false }
+}
+
+/// As [`tuned`], of a parameter that counts things.
+const fn count(name: &'static str, default: u32, values: &'static [u32]) -> Parameter {
+    Parameter { name, default, values, counts: true }
 }
 
 /// A parameter that the problem decides.
 const fn given(name: &'static str, default: u32) -> Parameter {
-    Parameter { name, default, values: &[] }
+    Parameter { name, default, values: &[], counts: false }
 }
 
 impl Kernel {

@@ -12,6 +12,19 @@ pub struct Parameter {
     pub default: u32,
     /// What a tuner tries, in ascending order; none if the problem decides the value.
     pub values: &'static [u32],
+    /// Whether it takes any value between the first and the last: it counts things.
+    pub counts: bool,
+}
+
+impl Parameter {
+    /// Whether a configuration may have this value.
+    pub fn takes(&self, value: u32) -> bool {
+        let between = |first, last| (first..=last).contains(&value);
+        match *self.values {
+            [first, .., last] if self.counts => between(first, last),
+            _ => self.values.contains(&value),
+        }
+    }
 }
 
 /// What must hold between a kernel's parameters, or between them and the device.
@@ -68,5 +81,25 @@ impl std::fmt::Display for Configuration {
             write!(f, "{space}{name}={value}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_counts_takes_any_number_between_and_the_rest_what_is_listed() {
+        let parameter = |counts, values| Parameter { name: "N", default: 4, values, counts };
+        for (why, parameter, value, taken) in [
+            ("listed", parameter(false, &[2, 4, 8]), 4, true),
+            ("not listed", parameter(false, &[2, 4, 8]), 6, false),
+            ("between", parameter(true, &[2, 4, 8]), 6, true),
+            ("less than any", parameter(true, &[2, 4, 8]), 1, false),
+            ("more than any", parameter(true, &[2, 4, 8]), 9, false),
+            ("decided by the problem", parameter(true, &[]), 4, false),
+        ] {
+            assert_eq!(parameter.takes(value), taken, "{why}");
+        }
     }
 }

@@ -216,7 +216,7 @@ pub fn with_values(
         let shown = one_line(name);
         let parameter = kernel.parameters.iter().find(|parameter| parameter.name == name);
         let parameter = parameter.ok_or(format!("the kernel has no parameter {shown}"))?;
-        if !parameter.values.contains(&value) && base.get(parameter.name) != value {
+        if !parameter.takes(value) && base.get(parameter.name) != value {
             return Err(format!("{shown} must be one of {:?}, got {value}", parameter.values));
         }
         configuration.set(name, value);
