@@ -145,7 +145,10 @@ impl Device {
             source: source_hash(kernel, choice.dtype),
             device: self.key(),
             basis: Basis::Measured,
-            configuration: tuned_values(kernel, best),
+            configuration: match *best == choice.default {
+                true => Default::default(),
+                false => tuned_values(kernel, best),
+            },
             seconds: Some(*seconds),
             runner_up,
         }

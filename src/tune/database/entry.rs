@@ -92,7 +92,8 @@ pub struct Entry {
     pub device: DeviceKey,
     /// How it was chosen.
     pub basis: Basis,
-    /// The best configuration's tuned parameters.
+    /// The best configuration's tuned parameters; none where it is what the op suggests, which then
+    /// stands for classes near this one as well.
     pub configuration: BTreeMap<String, u32>,
     /// Its median time, where it was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -160,7 +161,10 @@ impl Entry {
             source: about.source.clone(),
             device: about.device.clone(),
             basis: Basis::Measured,
-            configuration: tuned(&best.configuration),
+            configuration: match tuned(&best.configuration) {
+                suggested if suggested == tuned(&about.default) => BTreeMap::new(),
+                better => better,
+            },
             seconds: Some(*seconds),
             runner_up,
         }))

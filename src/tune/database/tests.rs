@@ -108,6 +108,18 @@ fn the_nearest_class_answers_up_to_the_cut_off() {
 }
 
 #[test]
+fn an_entry_without_values_leaves_what_the_op_suggests_nearby_too() {
+    let mut suggested_is_best = entry(128, 16);
+    suggested_is_best.configuration.clear();
+    let database = with_entries(&[suggested_is_best, entry(512, 32)], &[]);
+    let base = Configuration::defaults(kernel().parameters).get("TILE_M");
+    assert_ne!(base, 32);
+    assert_eq!(tile_m(&database, 128, &info()).0, Some(base));
+    assert_eq!(tile_m(&database, 200, &info()).0, Some(base));
+    assert_eq!(tile_m(&database, 400, &info()).0, Some(32));
+}
+
+#[test]
 fn an_entry_that_does_not_fit_the_kernel_as_it_is_answers_nothing_and_is_said() {
     let changed = |change: &dyn Fn(&mut Entry)| {
         let mut entry = entry(64, 16);
