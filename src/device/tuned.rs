@@ -150,6 +150,7 @@ impl Device {
                 false => tuned_values(kernel, best),
             },
             seconds: Some(*seconds),
+            default_seconds: Some(found.default_seconds),
             runner_up,
         }
     }

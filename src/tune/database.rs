@@ -36,10 +36,8 @@ use file::parse;
 pub const FARTHEST: f64 = 2.0;
 
 /// The files of `kernels/tuned/`.
-const SHIPPED: &[(&str, &str)] = &[(
-    "amd-cpu-of-16-lanes.json",
-    include_str!("../../kernels/tuned/amd-cpu-of-16-lanes.json"),
-)];
+const SHIPPED: &[(&str, &str)] =
+    &[("amd-cpu-of-16-lanes.json", include_str!("../../kernels/tuned/amd-cpu-of-16-lanes.json"))];
 
 /// What an answer comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -206,7 +204,11 @@ impl Database {
                     }
                     match entry.apply(query.base, query.info) {
                         Ok(configuration) => {
-                            let found = format!("{title} answers, {distance:.1} away");
+                            let own = distance == 0.0 || entry.is_for_others();
+                            let configuration =
+                                if own { configuration } else { query.base.clone() };
+                            let says = if own { "" } else { ": what the op suggests is as good" };
+                            let found = format!("{title} answers, {distance:.1} away{says}");
                             steps.push(Step { place, found });
                             let entry = entry.clone();
                             let answer = Answer { source, nearness, distance, entry };

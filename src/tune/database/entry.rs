@@ -98,10 +98,16 @@ pub struct Entry {
     /// Its median time, where it was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
+    /// The median time of what the op suggests, where it was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_seconds: Option<f64>,
     /// The second best.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runner_up: Option<RunnerUp>,
 }
+
+/// How much quicker than what the op suggests a configuration must be to answer for other classes.
+const WORTH: f64 = 1.05;
 
 /// How an entry was chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,6 +155,8 @@ impl Entry {
         };
         let ranking = recording.ranking();
         let Some((best, seconds)) = ranking.first() else { return Ok(None) };
+        let suggested = tuned(&about.default);
+        let of_default = ranking.iter().find(|(trial, _)| tuned(&trial.configuration) == suggested);
         let runner_up = ranking.get(1).map(|(trial, seconds)| RunnerUp {
             configuration: tuned(&trial.configuration),
             seconds: Some(*seconds),
@@ -162,10 +170,11 @@ impl Entry {
             device: about.device.clone(),
             basis: Basis::Measured,
             configuration: match tuned(&best.configuration) {
-                suggested if suggested == tuned(&about.default) => BTreeMap::new(),
+                best if best == suggested => BTreeMap::new(),
                 better => better,
             },
             seconds: Some(*seconds),
+            default_seconds: of_default.map(|(_, seconds)| *seconds),
             runner_up,
         }))
     }
@@ -176,6 +185,13 @@ impl Entry {
             && self.dtype == other.dtype
             && self.class == other.class
             && self.device == other.device
+    }
+
+    /// Whether the values are for classes near this one too. What an op suggests depends on the
+    /// sizes: a class where that is nearly as quick says that it is good nearby.
+    pub(super) fn is_for_others(&self) -> bool {
+        let times = self.seconds.zip(self.default_seconds);
+        times.is_none_or(|(best, default)| WORTH * best <= default)
     }
 
     /// `base` with this entry's values.

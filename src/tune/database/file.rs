@@ -91,7 +91,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<RawEntry>, String> {
         let entry = Entry::deserialize(&value).ok();
         // A time that is no time is no reason to keep a configuration for.
         let timed = |seconds: Option<f64>| seconds.is_none_or(|s| s.is_finite() && s > 0.0);
-        let entry = entry.filter(|entry| timed(entry.seconds));
+        let entry = entry.filter(|entry| timed(entry.seconds) && timed(entry.default_seconds));
         let entry =
             entry.filter(|e| e.runner_up.as_ref().is_none_or(|second| timed(second.seconds)));
         RawEntry { value, entry }

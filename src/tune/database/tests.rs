@@ -34,6 +34,7 @@ fn entry(rows: usize, tile_m: u32) -> Entry {
         basis: Basis::Measured,
         configuration: BTreeMap::from([("TILE_M".to_owned(), tile_m)]),
         seconds: Some(0.001),
+        default_seconds: None,
         runner_up: None,
     }
 }
@@ -117,6 +118,21 @@ fn an_entry_without_values_leaves_what_the_op_suggests_nearby_too() {
     assert_eq!(tile_m(&database, 128, &info()).0, Some(base));
     assert_eq!(tile_m(&database, 200, &info()).0, Some(base));
     assert_eq!(tile_m(&database, 400, &info()).0, Some(32));
+}
+
+#[test]
+fn an_entry_that_is_hardly_quicker_than_the_suggestion_answers_for_its_own_class_alone() {
+    let base = Configuration::defaults(kernel().parameters).get("TILE_M");
+    assert_ne!(base, 32);
+    for (why, default_seconds, nearby) in [
+        ("4 % quicker", Some(0.00104), base),
+        ("6 % quicker", Some(0.00106), 32),
+        ("nobody knows", None, 32),
+    ] {
+        let database = with_entries(&[Entry { default_seconds, ..entry(128, 32) }], &[]);
+        assert_eq!(tile_m(&database, 128, &info()).0, Some(32), "{why}");
+        assert_eq!(tile_m(&database, 200, &info()).0, Some(nearby), "{why}");
+    }
 }
 
 #[test]
