@@ -56,6 +56,7 @@ fn entry(info: &ellesmere::info::DeviceInfo, seconds: f64, second: f64) -> Entry
         basis: Basis::Measured,
         configuration,
         seconds: Some(seconds),
+        default_seconds: None,
         runner_up: Some(runner_up),
     }
 }
