@@ -30,7 +30,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Measure every pick of the tuning database again, and fail where one has become slow
+    /// Measure everything that was tuned on this machine again, and fail where it has become slow
     Check(check::Arguments),
     /// List the devices of this machine, best first
     Devices(devices::Arguments),
