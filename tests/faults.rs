@@ -12,7 +12,7 @@ use ellesmere::backend::cpu::Cpu;
 use ellesmere::backend::{Backend, Buffer, CopyRegion, Launch, Program, ProgramSource, Timer};
 use ellesmere::info::DeviceInfo;
 use ellesmere::models::{ModelFiles, Variant};
-use ellesmere::pipeline::{Pipeline, Request};
+use ellesmere::pipeline::{Component, LoadOptions, Pipeline, Request};
 use ellesmere::{DType, Device, DeviceOptions, Error, Result};
 
 /// What can fail.
@@ -123,7 +123,7 @@ impl Backend for Failing {
     }
 }
 
-fn draw(device: &Device, files: &ModelFiles) -> Result<Vec<f32>> {
+fn draw(device: &Device, files: &ModelFiles, options: &LoadOptions) -> Result<Vec<f32>> {
     let request = Request {
         prompt: "a cat".to_owned(),
         width: Some(32),
@@ -133,7 +133,7 @@ fn draw(device: &Device, files: &ModelFiles) -> Result<Vec<f32>> {
         guidance_scale: 1.0,
         ..Request::default()
     };
-    let pipeline = Pipeline::load(device, files, DType::F32, false)?;
+    let pipeline = Pipeline::load(device, files, DType::F32, options)?;
     let mut pictures = pipeline.generate(&request, &mut |_| ControlFlow::Continue(()))?;
     Ok(pictures.remove(0).rgb)
 }
@@ -142,10 +142,12 @@ fn draw(device: &Device, files: &ModelFiles) -> Result<Vec<f32>> {
 fn a_failure_at_any_call_is_an_error_and_the_next_picture_is_right() {
     let folder = random_model::write("bk-tiny");
     let files = ModelFiles::open(folder.path(), Variant::Any).unwrap();
-    for call in CALLS {
+    let offloaded = LoadOptions { offload: Component::ALL.into(), ..Default::default() };
+    let placements = [LoadOptions::default(), offloaded];
+    for (call, options) in CALLS.iter().flat_map(|call| placements.iter().map(|o| (*call, o))) {
         let backend = Failing::new(call);
         let device = Device::new(Arc::clone(&backend) as _, &DeviceOptions::default());
-        let expected = draw(&device, &files).unwrap();
+        let expected = draw(&device, &files, options).unwrap();
         device.memory().trim();
         let calls = backend.count.load(Ordering::SeqCst);
         assert!(calls > 0, "a picture makes no {call:?}");
@@ -154,7 +156,7 @@ fn a_failure_at_any_call_is_an_error_and_the_next_picture_is_right() {
             let backend = Failing::new(call);
             let device = Device::new(Arc::clone(&backend) as _, &DeviceOptions::default());
             backend.fail_at(at.max(1));
-            let error = draw(&device, &files).unwrap_err();
+            let error = draw(&device, &files, options).unwrap_err();
             let fits = match call {
                 Call::Allocate => matches!(error, Error::OutOfMemory { .. }),
                 Call::Build => matches!(error, Error::Build { .. }),
@@ -164,8 +166,13 @@ fn a_failure_at_any_call_is_an_error_and_the_next_picture_is_right() {
             device.memory().trim();
             assert_eq!(device.memory_stats().held_bytes, 0, "after {call:?} {at} of {calls}");
             assert_eq!(device.memory_stats().live_bytes, 0, "after {call:?} {at} of {calls}");
+            assert_eq!(device.memory_stats().host_bytes, 0, "after {call:?} {at} of {calls}");
             backend.fail_at(0);
-            assert_eq!(draw(&device, &files).unwrap(), expected, "after {call:?} {at} of {calls}");
+            assert_eq!(
+                draw(&device, &files, options).unwrap(),
+                expected,
+                "after {call:?} {at} of {calls}"
+            );
         }
     }
 }

@@ -11,7 +11,7 @@ use std::ops::ControlFlow;
 
 use ellesmere::models::{ModelFiles, Variant};
 use ellesmere::pipeline::scheduler::PredictionType;
-use ellesmere::pipeline::{InitImage, Pipeline, Progress, Request};
+use ellesmere::pipeline::{Component, InitImage, LoadOptions, Pipeline, Progress, Request};
 use ellesmere::{DType, Device, DeviceOptions, Error, Result};
 use safetensors::SafeTensors;
 use serde::Deserialize;
@@ -110,7 +110,7 @@ fn psnr_db(a: &[f32], b: &[f32]) -> f64 {
 }
 
 fn draw(device: &Device, files: &ModelFiles, request: &Request) -> Result<Vec<Vec<f32>>> {
-    let pipeline = Pipeline::load(device, files, DType::F32, request.init_image.is_some())?;
+    let pipeline = Pipeline::load(device, files, DType::F32, &LoadOptions::for_request(request))?;
     let pictures = pipeline.generate(request, &mut |_| ControlFlow::Continue(()))?;
     Ok(pictures.into_iter().map(|picture| picture.rgb).collect())
 }
@@ -161,9 +161,17 @@ fn a_plan_is_the_run_to_the_byte_and_the_launch() {
     let (request, files) = (request(&case), &model.files);
     for dtype in DType::ALL {
         let device = Device::cpu();
-        let plan = Pipeline::plan(&device, files, dtype, &request).unwrap();
+        let plan =
+            Pipeline::plan(&device, files, dtype, &LoadOptions::for_request(&request), &request)
+                .unwrap();
         assert_eq!(device.memory_stats().peak_held_bytes, 0, "a plan allocates nothing");
-        let pipeline = Pipeline::load(&device, files, dtype, true).unwrap();
+        let pipeline = Pipeline::load(
+            &device,
+            files,
+            dtype,
+            &LoadOptions { vae_encoder: true, ..Default::default() },
+        )
+        .unwrap();
         pipeline.generate(&request, &mut |_| ControlFlow::Continue(())).unwrap();
         assert_eq!(device.memory_stats(), plan.memory);
         assert_eq!(device.work(), plan.work);
@@ -174,23 +182,81 @@ fn a_plan_is_the_run_to_the_byte_and_the_launch() {
 }
 
 #[test]
+fn offloaded_weights_draw_the_same_picture_in_less_memory_and_as_planned() {
+    let (case, model) = case("sd15/image");
+    let (request, files) = (request(&case), &model.files);
+    let resident = LoadOptions::for_request(&request);
+    let offloading = |components: &[Component]| LoadOptions {
+        offload: components.iter().copied().collect(),
+        ..resident.clone()
+    };
+    let placements = [
+        resident.clone(),
+        offloading(&[Component::TextEncoder, Component::Vae]),
+        offloading(&[Component::UNet]),
+        offloading(&Component::ALL),
+    ];
+    let devices = common::devices();
+    for device in devices.iter().filter(|device| device.info().prefers_register_tiles()) {
+        for dtype in DType::ALL {
+            let mut drawn: Vec<(Vec<f32>, u64)> = Vec::new();
+            for options in &placements {
+                device.memory().trim();
+                device.memory().reset_peaks();
+                let plan = Pipeline::plan(device, files, dtype, options, &request).unwrap();
+                let pipeline = Pipeline::load(device, files, dtype, options).unwrap();
+                let pictures =
+                    pipeline.generate(&request, &mut |_| ControlFlow::Continue(())).unwrap();
+                let stats = device.memory_stats();
+                let why = format!("{:?} {dtype} on {}", options.offload, device.info().name);
+                assert_eq!(stats.peak_held_bytes, plan.peak_bytes, "{why}");
+                assert_eq!(stats.peak_host_bytes, plan.host_bytes, "{why}");
+                assert_eq!(plan.host_bytes > 0, !options.offload.is_empty(), "{why}");
+                drawn.push((pictures[0].rgb.clone(), stats.peak_held_bytes));
+                drop(pipeline);
+                assert_eq!(device.memory_stats().host_bytes, 0, "{why}: it was given back");
+            }
+            for (index, (picture, peak_bytes)) in drawn.iter().enumerate().skip(1) {
+                let why = format!("{:?} {dtype}", placements[index].offload);
+                assert_eq!(picture, &drawn[0].0, "{why}");
+                assert!(peak_bytes < &drawn[0].1, "{why}: {peak_bytes} B");
+            }
+        }
+    }
+}
+
+#[test]
 fn guidance_in_turn_is_the_same_picture() {
     let (case, model) = case("sd15/text");
     // Several pictures, so that the UNet's activations are more than the decoder's.
     let request = Request { count: 32, steps: 2, ..request(&case) };
     let files = &model.files;
     let together = draw(&Device::cpu(), files, &request).unwrap();
-    let peak_bytes =
-        Pipeline::plan(&Device::cpu(), files, DType::F32, &request).unwrap().peak_bytes;
+    let peak_bytes = Pipeline::plan(
+        &Device::cpu(),
+        files,
+        DType::F32,
+        &LoadOptions::for_request(&request),
+        &request,
+    )
+    .unwrap()
+    .peak_bytes;
     // The largest budget, in steps of 1 %, with which the halves do not fit together.
     let device = (1..100).find_map(|percent| {
         let budget_bytes = Some(peak_bytes / 100 * (100 - percent));
         let device = Device::cpu_with(&DeviceOptions { budget_bytes, ..Default::default() });
-        let plan = Pipeline::plan(&device, files, DType::F32, &request).ok()?;
+        let plan = Pipeline::plan(
+            &device,
+            files,
+            DType::F32,
+            &LoadOptions::for_request(&request),
+            &request,
+        )
+        .ok()?;
         plan.guidance_in_turn.then_some(device)
     });
     let device = device.expect("some budget has room for one half alone");
-    let pipeline = Pipeline::load(&device, files, DType::F32, false).unwrap();
+    let pipeline = Pipeline::load(&device, files, DType::F32, &LoadOptions::default()).unwrap();
     let mut said = false;
     let in_turn = pipeline.generate(&request, &mut |progress| {
         said |= *progress == Progress::GuidanceInTurn;
@@ -212,7 +278,14 @@ fn outputs_over_the_largest_allocation_are_split() {
     request.init_image = Some(InitImage { rgb, strength: 1.0 });
     let files = &model.files;
     let largest_bytes = |device: &Device| {
-        let plan = Pipeline::plan(device, files, DType::F32, &request).unwrap();
+        let plan = Pipeline::plan(
+            device,
+            files,
+            DType::F32,
+            &LoadOptions::for_request(&request),
+            &request,
+        )
+        .unwrap();
         plan.largest_allocation_bytes
     };
     // Room for the largest weight, and for a third of the autoencoder's largest activations.
@@ -251,7 +324,8 @@ fn the_prediction_type_of_a_request_wins_over_that_of_the_files() {
 fn a_picture_can_be_stopped() {
     let (case, model) = case("sd15/text");
     let device = Device::cpu();
-    let pipeline = Pipeline::load(&device, &model.files, DType::F32, false).unwrap();
+    let pipeline =
+        Pipeline::load(&device, &model.files, DType::F32, &LoadOptions::default()).unwrap();
     let mut steps = 0;
     let result = pipeline.generate(&request(&case), &mut |progress| match progress {
         Progress::Step { done, .. } => {
@@ -271,7 +345,8 @@ fn a_picture_can_be_stopped() {
 fn requests_that_cannot_be_drawn_are_refused_by_name() {
     let device = Device::cpu();
     let model = Model::write("sd15");
-    let pipeline = Pipeline::load(&device, &model.files, DType::F32, false).unwrap();
+    let pipeline =
+        Pipeline::load(&device, &model.files, DType::F32, &LoadOptions::default()).unwrap();
     let image = InitImage { rgb: vec![0.0; 64 * 64 * 3], strength: 0.5 };
     let small = Request { width: Some(64), height: Some(64), steps: 2, ..Request::default() };
     let refused = [

@@ -186,6 +186,7 @@ fn misuse_is_one_line_that_names_the_flag() {
     refused(&["a", "--dtype", "f8"], 2, &["--dtype", "f32 or f16"]);
     refused(&["a", "--guidance", "-1"], 2, &["guidance", "got -1"]);
     refused(&["a", "--memory-budget", "4"], 2, &["--memory-budget", "unit"]);
+    refused(&["a", "--offload", "vae,clip"], 2, &["text-encoder, unet, vae", "got \"clip\""]);
     refused(&["a", "--strength", "0.5"], 2, &["--init-image"]);
     refused(&[], 2, &["PROMPT"]);
 }

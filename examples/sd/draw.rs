@@ -9,7 +9,7 @@ use ellesmere::io::atomic;
 use ellesmere::io::image::Image;
 use ellesmere::io::png::{self, Parameters};
 use ellesmere::models::{ModelFiles, Variant};
-use ellesmere::pipeline::{InitImage, Picture, Pipeline, Plan, Request};
+use ellesmere::pipeline::{InitImage, LoadOptions, Picture, Pipeline, Plan, Request};
 use ellesmere::{DType, Device, DeviceOptions, Error, Result, knob};
 use serde_json::json;
 
@@ -61,7 +61,11 @@ pub fn draw(arguments: &Arguments) -> Result<()> {
     };
     request.init_image = init_image(arguments, &files)?;
 
-    let plan = Pipeline::plan(&device, &files, dtype, &request)?;
+    let load = LoadOptions {
+        offload: arguments.offload.iter().copied().collect(),
+        ..LoadOptions::for_request(&request)
+    };
+    let plan = Pipeline::plan(&device, &files, dtype, &load, &request)?;
     if arguments.plan {
         match arguments.json {
             true => println!("{}", json!(plan)),
@@ -70,7 +74,7 @@ pub fn draw(arguments: &Arguments) -> Result<()> {
         return Ok(());
     }
     device.profile().set_enabled(arguments.profile || arguments.trace.is_some());
-    let written = draw_all(&device, &files, dtype, &plan, request, &outputs)?;
+    let written = draw_all(&device, &files, dtype, &load, &plan, request, &outputs)?;
     report(arguments, &device, &plan, &written)
 }
 
@@ -79,6 +83,7 @@ fn draw_all(
     device: &Device,
     files: &ModelFiles,
     dtype: DType,
+    load: &LoadOptions,
     plan: &Plan,
     mut request: Request,
     outputs: &[(u64, PathBuf)],
@@ -89,7 +94,7 @@ fn draw_all(
         display.message(format!("kernels: {ready} of {all}"));
     })?;
     display.message("loading");
-    let pipeline = Pipeline::load(device, files, dtype, request.init_image.is_some())?;
+    let pipeline = Pipeline::load(device, files, dtype, load)?;
     let mut written = Vec::new();
     for (seed, path) in outputs {
         let start = Instant::now();

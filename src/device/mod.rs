@@ -42,6 +42,8 @@ struct Inner {
     profile: Profile,
     flop: AtomicU64,
     bytes: AtomicU64,
+    /// How many [`Offloading`] guards live.
+    offloading: AtomicU64,
 }
 
 /// How to open a device.
@@ -191,6 +193,7 @@ impl Device {
             profile,
             flop,
             bytes,
+            offloading: AtomicU64::new(0),
         };
         Self { inner: Arc::new(inner), notes: Arc::default() }
     }
@@ -274,6 +277,18 @@ impl Device {
         Stage { device: self.clone(), record: self.inner.profile.open(name) }
     }
 
+    /// Until the guard is dropped, weights that are made stay on the host, and each is copied to the
+    /// device just before it is used: the device then holds one at a time. What is small (biases,
+    /// norms, tables) is on the device all the same.
+    pub fn offload_weights(&self) -> Offloading {
+        self.inner.offloading.fetch_add(1, Ordering::Relaxed);
+        Offloading { device: self.clone() }
+    }
+
+    pub(crate) fn offloads_weights(&self) -> bool {
+        self.inner.offloading.load(Ordering::Relaxed) > 0
+    }
+
     pub(crate) fn backend(&self) -> &dyn Backend {
         self.inner.backend.as_ref()
     }
@@ -341,6 +356,19 @@ impl Device {
             record.worked(kernel.name, call.dtype, work.flop, work.bytes);
         }
         self.inner.memory.check_guards(kernel.name, call.arguments)
+    }
+}
+
+/// Where weights stay on the host, from [`Device::offload_weights`] until it is dropped.
+#[derive(Debug)]
+#[must_use = "weights stay on the host until the guard is dropped"]
+pub struct Offloading {
+    device: Device,
+}
+
+impl Drop for Offloading {
+    fn drop(&mut self) {
+        self.device.inner.offloading.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

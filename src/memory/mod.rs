@@ -11,9 +11,11 @@ use crate::backend::{Argument, Backend, Buffer};
 use crate::{Error, Result};
 
 mod guard;
+mod host;
 mod pool;
 mod stats;
 
+pub use host::HostBlock;
 use pool::Pool;
 pub use stats::{LabelStats, MemoryStats};
 
@@ -136,6 +138,31 @@ impl MemoryManager {
         })?;
         state.stats.held(bytes);
         Ok(buffer)
+    }
+
+    /// Counts `data` as held on the host for this device until it is dropped: `bytes` of it, which
+    /// a dry run counts without having them.
+    pub fn hold_on_host(self: &Arc<Self>, data: Vec<u8>, bytes: u64) -> HostBlock {
+        self.state().stats.held_on_host(bytes);
+        HostBlock::new(data, bytes, Arc::clone(self))
+    }
+
+    /// A block with a copy of what is held on the host.
+    ///
+    /// # Errors
+    ///
+    /// As [`MemoryManager::allocate`]; [`Error::Device`].
+    pub fn copy_from_host(self: &Arc<Self>, held: &HostBlock) -> Result<Block> {
+        let block = self.allocate(held.bytes(), Lifetime::Transient)?;
+        self.state().stats.copied_bytes += held.bytes();
+        if self.backend.executes() {
+            self.backend.write(block.buffer(), 0, held.data())?;
+        }
+        Ok(block)
+    }
+
+    fn release_on_host(&self, bytes: u64) {
+        self.state().stats.host_bytes -= bytes;
     }
 
     /// Waits for the launch of `kernel` and looks whether it has written outside a block. Does

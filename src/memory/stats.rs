@@ -19,6 +19,12 @@ pub struct MemoryStats {
     pub peak_live_bytes: u64,
     /// The same by label.
     pub labels: BTreeMap<&'static str, LabelStats>,
+    /// What is held on the host for the device: weights that are offloaded.
+    pub host_bytes: u64,
+    /// The most that was held there.
+    pub peak_host_bytes: u64,
+    /// What was copied from there to the device so far.
+    pub copied_bytes: u64,
 }
 
 /// Bytes in use under one label.
@@ -34,6 +40,11 @@ impl MemoryStats {
     pub(super) fn held(&mut self, bytes: u64) {
         self.held_bytes += bytes;
         self.peak_held_bytes = self.peak_held_bytes.max(self.held_bytes);
+    }
+
+    pub(super) fn held_on_host(&mut self, bytes: u64) {
+        self.host_bytes += bytes;
+        self.peak_host_bytes = self.peak_host_bytes.max(self.host_bytes);
     }
 
     pub(super) fn released(&mut self, bytes: u64) {
@@ -58,6 +69,7 @@ impl MemoryStats {
     pub(super) fn reset_peaks(&mut self) {
         self.peak_held_bytes = self.held_bytes;
         self.peak_live_bytes = self.live_bytes;
+        self.peak_host_bytes = self.host_bytes;
         for entry in self.labels.values_mut() {
             entry.peak_live_bytes = entry.live_bytes;
         }

@@ -213,6 +213,7 @@ fn run(
     let mut shape = x.shape().to_vec();
     shape[x.shape().len() - 1] = outputs;
     let y = Tensor::empty_like(x, &shape, x.dtype())?;
+    let panels = weights.on_device()?;
     for band in y.bands() {
         let problem = Problem { rows: y.elements(&band) / outputs, outputs, inputs };
         let product = Product {
@@ -222,7 +223,7 @@ fn run(
             columns,
             x: x.band(&band)?,
             x2: x2.map(|x2| x2.band(&band)).transpose()?,
-            weights: weights.buffer(),
+            weights: &panels,
             residual: epilogue.residual.map(|tensor| tensor.band(&band)).transpose()?,
             epilogue,
             y: y.output(&band),

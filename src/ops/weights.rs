@@ -1,10 +1,12 @@
 //! Weights in the form that kernels read.
 
+use std::ops::Deref;
+
 use rayon::prelude::*;
 
 use crate::backend::Buffer;
 use crate::device::Device;
-use crate::memory::{Block, Lifetime};
+use crate::memory::{Block, HostBlock, Lifetime};
 use crate::tensor::write_bytes;
 use crate::{DType, Error, Result};
 
@@ -18,12 +20,40 @@ pub const PANEL: usize = 32;
 /// Panels of [`PANEL`] outputs: `[ceil(N / PANEL)][K][PANEL]`, zero where N ends. K runs over
 /// (row, column, channel) of a convolution's window, channels contiguous. A register tile reads
 /// one panel from front to back; a work-group reads its rows as whole cache lines.
+///
+/// It is on the device for as long as it lives, or, if it was made while
+/// [`Device::offload_weights`] was in force, on the host, and copied to the device just before each
+/// use.
 #[derive(Debug)]
 pub struct Weights {
-    block: Block,
+    place: Place,
     dtype: DType,
     outputs: usize,
     inputs: usize,
+}
+
+#[derive(Debug)]
+enum Place {
+    Resident(Block),
+    Offloaded(Device, HostBlock),
+}
+
+/// A weight on the device: its own block, or a copy until this is dropped.
+#[derive(Debug)]
+pub(crate) enum OnDevice<'a> {
+    Resident(&'a Block),
+    Copied(Block),
+}
+
+impl Deref for OnDevice<'_> {
+    type Target = Buffer;
+
+    fn deref(&self) -> &Buffer {
+        match self {
+            OnDevice::Resident(block) => block.buffer(),
+            OnDevice::Copied(block) => block.buffer(),
+        }
+    }
 }
 
 impl Weights {
@@ -58,7 +88,7 @@ impl Weights {
         let taps = height * width;
         let inputs = taps * channels;
         let bytes = outputs.next_multiple_of(PANEL) * inputs * dtype.size();
-        let block = device.upload(bytes, Lifetime::Resident, || {
+        let produce = || {
             let values = read()?;
             if values.len() != outputs * inputs {
                 let (expected, got) = (outputs * inputs, values.len());
@@ -68,8 +98,16 @@ impl Weights {
                 ));
             }
             Ok(pack(&values, dtype, outputs, channels, taps))
-        })?;
-        Ok(Self { block, dtype, outputs, inputs })
+        };
+        let place = match device.offloads_weights() {
+            false => Place::Resident(device.upload(bytes, Lifetime::Resident, produce)?),
+            true => {
+                let packed = if device.executes() { produce()? } else { Vec::new() };
+                let held = device.memory().hold_on_host(packed, bytes as u64);
+                Place::Offloaded(device.clone(), held)
+            }
+        };
+        Ok(Self { place, dtype, outputs, inputs })
     }
 
     /// N, or O.
@@ -87,8 +125,18 @@ impl Weights {
         self.dtype
     }
 
-    pub(crate) fn buffer(&self) -> &Buffer {
-        self.block.buffer()
+    /// The panels on the device, copied there if they are not.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfMemory`], [`Error::Device`].
+    pub(crate) fn on_device(&self) -> Result<OnDevice<'_>> {
+        match &self.place {
+            Place::Resident(block) => Ok(OnDevice::Resident(block)),
+            Place::Offloaded(device, held) => {
+                Ok(OnDevice::Copied(device.memory().copy_from_host(held)?))
+            }
+        }
     }
 }
 

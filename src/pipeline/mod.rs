@@ -1,13 +1,14 @@
 //! From a prompt to a picture.
 //!
 //! ```no_run
-//! use ellesmere::{DType, Device, models::{ModelFiles, Variant}, pipeline::{Pipeline, Request}};
+//! use ellesmere::{DType, Device, models::{ModelFiles, Variant}, pipeline::{LoadOptions, Pipeline, Request}};
 //!
 //! let device = Device::open("auto", &Default::default())?;
 //! let files = ModelFiles::open("stable-diffusion-v1-5".as_ref(), Variant::F16)?;
 //! let request = Request { prompt: "a lighthouse at dusk".into(), ..Request::default() };
-//! println!("{}", Pipeline::plan(&device, &files, DType::F16, &request)?);
-//! let pipeline = Pipeline::load(&device, &files, DType::F16, request.init_image.is_some())?;
+//! let options = LoadOptions::for_request(&request);
+//! println!("{}", Pipeline::plan(&device, &files, DType::F16, &options, &request)?);
+//! let pipeline = Pipeline::load(&device, &files, DType::F16, &options)?;
 //! let pictures = pipeline.generate(&request, &mut |_| std::ops::ControlFlow::Continue(()))?;
 //! # Ok::<(), ellesmere::Error>(())
 //! ```
@@ -16,11 +17,13 @@ pub mod noise;
 pub mod scheduler;
 
 mod layout;
+mod load;
 mod plan;
 mod request;
 
 use std::ops::ControlFlow;
 
+pub use load::{Component, LoadOptions};
 pub use plan::Plan;
 pub use request::{InitImage, Request};
 
@@ -106,8 +109,8 @@ enum Guidance {
 }
 
 impl Pipeline {
-    /// Loads a model's weights onto `device`, stored as `dtype`. The VAE's encoder is loaded only
-    /// if `with_encoder`: pictures drawn from noise do without.
+    /// Loads a model's weights onto `device`, stored as `dtype`, but for those that `options`
+    /// leave out or leave on the host.
     ///
     /// # Errors
     ///
@@ -117,24 +120,30 @@ impl Pipeline {
         device: &Device,
         files: &ModelFiles,
         dtype: DType,
-        with_encoder: bool,
+        options: &LoadOptions,
     ) -> Result<Self> {
         let scheduler = SchedulerConfig::from_file(&files.scheduler.path, &files.scheduler.json)?
             .for_stable_diffusion();
         let _stage = device.stage("load");
+        let place =
+            |component| options.offload.contains(&component).then(|| device.offload_weights());
         let text_encoder = {
+            let _place = place(Component::TextEncoder);
             let _stage = device.stage("text encoder weights");
             let part = &files.text_encoder;
             ClipTextEncoder::load(device, dtype, &part.config, &part.weights)?
         };
         let unet = {
+            let _place = place(Component::UNet);
             let _stage = device.stage("unet weights");
             let part = &files.unet;
             UNet::load(device, dtype, &part.config, &part.weights)?
         };
         let _stage = device.stage("vae weights");
+        let _place = place(Component::Vae);
         let part = &files.vae;
-        let encoder = with_encoder
+        let encoder = options
+            .vae_encoder
             .then(|| VaeEncoder::load(device, dtype, &part.config, &part.weights))
             .transpose()?;
         let decoder = VaeDecoder::load(device, dtype, &part.config, &part.weights)?;
@@ -162,9 +171,10 @@ impl Pipeline {
         device: &Device,
         files: &ModelFiles,
         dtype: DType,
+        options: &LoadOptions,
         request: &Request,
     ) -> Result<Plan> {
-        plan::plan(device, files, dtype, request)
+        plan::plan(device, files, dtype, options, request)
     }
 
     /// The scheduler that draws a request which names none.

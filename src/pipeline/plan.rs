@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use serde::Serialize;
 
-use super::{Pipeline, Progress, Request};
+use super::{Component, LoadOptions, Pipeline, Progress, Request};
 use crate::backend::ProgramSource;
 use crate::device::Device;
 use crate::memory::MemoryStats;
@@ -29,8 +29,14 @@ pub struct Plan {
     pub calls: usize,
     /// Whether the halves of guidance run one after the other, for want of memory.
     pub guidance_in_turn: bool,
-    /// What the model's weights hold, in bytes.
+    /// What the model's weights hold on the device, in bytes.
     pub weight_bytes: u64,
+    /// Components whose weights are on the host.
+    pub offloaded: Vec<Component>,
+    /// What they hold there, in bytes.
+    pub host_bytes: u64,
+    /// Bytes of weights that are copied to the device while the picture is drawn.
+    pub copied_bytes: u64,
     /// The most that is held at once, weights and activations, in bytes.
     pub peak_bytes: u64,
     /// The largest single allocation, in bytes.
@@ -50,10 +56,11 @@ pub(super) fn plan(
     device: &Device,
     files: &ModelFiles,
     dtype: DType,
+    options: &LoadOptions,
     request: &Request,
 ) -> Result<Plan> {
     let dry = device.dry_run();
-    let pipeline = Pipeline::load(&dry, files, dtype, request.init_image.is_some())?;
+    let pipeline = Pipeline::load(&dry, files, dtype, options)?;
     let weight_bytes = dry.memory_stats().held_bytes;
     let (mut calls, mut guidance_in_turn) = (0, false);
     let pictures = pipeline.generate(request, &mut |progress| {
@@ -73,6 +80,9 @@ pub(super) fn plan(
         calls,
         guidance_in_turn,
         weight_bytes,
+        offloaded: options.offload.iter().copied().collect(),
+        host_bytes: memory.peak_host_bytes,
+        copied_bytes: memory.copied_bytes,
         peak_bytes: memory.peak_held_bytes,
         largest_allocation_bytes: recorded.largest_allocation_bytes,
         launches: recorded.launches,
@@ -94,6 +104,16 @@ impl fmt::Display for Plan {
         writeln!(f, "kernel launches   {}", self.launches)?;
         writeln!(f, "work              {:.3} TFLOP", self.work.flop as f64 / 1e12)?;
         writeln!(f, "weights           {:.3} GB", gb(self.weight_bytes))?;
+        if !self.offloaded.is_empty() {
+            let names: Vec<&str> = self.offloaded.iter().map(|part| part.name()).collect();
+            writeln!(
+                f,
+                "on the host       {:.3} GB ({}), {:.3} GB copied while drawing",
+                gb(self.host_bytes),
+                names.join(", "),
+                gb(self.copied_bytes)
+            )?;
+        }
         writeln!(
             f,
             "peak memory       {:.3} GB of {:.3} GB",

@@ -9,8 +9,9 @@ use crate::tune::Class;
 
 /// Runs `kernel`, cut into work-groups by `tile`.
 pub(super) fn run(job: &Job, kernel: &'static str, tile: Tile) -> Result<Tensor> {
-    let (x, weights) = (job.x, job.weights);
+    let x = job.x;
     let Problem { input, channels, output, outputs, params, .. } = job.problem;
+    let terms = params.kernel[0] * params.kernel[1] * channels;
     let y = job.result()?;
     for band in y.bands() {
         let part = job.part(&band)?;
@@ -23,7 +24,7 @@ pub(super) fn run(job: &Job, kernel: &'static str, tile: Tile) -> Result<Tensor>
             ("stride", params.stride),
         ]);
         let tiling = tile(x.device(), kernel, x.dtype(), &class);
-        let moved = part.x_elements + outputs * weights.inputs() + rows * outputs;
+        let moved = part.x_elements + outputs * terms + rows * outputs;
         x.device().run_tuned(
             &Call {
                 kernel,
@@ -31,7 +32,7 @@ pub(super) fn run(job: &Job, kernel: &'static str, tile: Tile) -> Result<Tensor>
                 configuration: &tiling.configuration,
                 arguments: &arguments! {
                     x: &*part.x,
-                    weights: weights.buffer(),
+                    weights: &*job.panels,
                     bias: part.bias.map(Tensor::buffer),
                     sample_bias: part.sample_bias.as_deref(),
                     residual: part.residual.as_deref(),
@@ -55,7 +56,7 @@ pub(super) fn run(job: &Job, kernel: &'static str, tile: Tile) -> Result<Tensor>
                 },
                 groups: tiling.groups,
                 local: tiling.local,
-                flop: 2 * (rows * outputs) as u64 * weights.inputs() as u64,
+                flop: 2 * (rows * outputs) as u64 * terms as u64,
                 bytes: (moved * x.dtype().size()) as u64,
             },
             &Tunable {

@@ -5,6 +5,7 @@ use std::ops::Range;
 use crate::info::DeviceInfo;
 use crate::ops::epilogue::is_output_bias;
 use crate::ops::tiles::{local_tiling, register_tiling};
+use crate::ops::weights::OnDevice;
 use crate::ops::{Epilogue, Weights, gemm};
 use crate::tensor::{Band, BandBuffer, Tensor};
 use crate::{Error, Result};
@@ -158,9 +159,13 @@ pub fn conv2d(
     epilogue: Epilogue,
 ) -> Result<Tensor> {
     let problem = check(x, weights, params, &epilogue)?;
-    let job = Job { x, weights, problem, epilogue };
-    match plan(&problem, x.device().info()) {
-        Algorithm::Pointwise => gemm(x, None, weights, epilogue),
+    let algorithm = plan(&problem, x.device().info());
+    if algorithm == Algorithm::Pointwise {
+        return gemm(x, None, weights, epilogue);
+    }
+    let job = Job::new(x, weights, problem, epilogue)?;
+    match algorithm {
+        Algorithm::Pointwise => unreachable!("it has been made a product"),
         Algorithm::Winograd { tile } => winograd::run(&job, tile),
         Algorithm::Edge(edge) => direct::run(&job, edge.kernel(), edge_tiling),
         Algorithm::WinogradLocal => winograd::local::run(&job),
@@ -195,7 +200,7 @@ pub fn winograd(
         );
         return Err(Error::shape("winograd", detail));
     }
-    winograd::run(&Job { x, weights, problem, epilogue }, tile)
+    winograd::run(&Job::new(x, weights, problem, epilogue)?, tile)
 }
 
 /// As [`winograd()`] with tiles of two outputs each way, in one pass that a work-group makes in
@@ -227,7 +232,7 @@ pub fn winograd_local(
         );
         return Err(Error::shape("winograd_local", detail));
     }
-    winograd::local::run(&Job { x, weights, problem, epilogue })
+    winograd::local::run(&Job::new(x, weights, problem, epilogue)?)
 }
 
 pub use winograd::winograd_error;
@@ -235,7 +240,8 @@ pub use winograd::winograd_error;
 /// A convolution that was checked.
 struct Job<'a> {
     x: &'a Tensor,
-    weights: &'a Weights,
+    /// The weight's panels.
+    panels: OnDevice<'a>,
     problem: Problem,
     epilogue: Epilogue<'a>,
 }
@@ -251,7 +257,16 @@ struct Part<'a> {
     residual: Option<BandBuffer<'a>>,
 }
 
-impl Job<'_> {
+impl<'a> Job<'a> {
+    fn new(
+        x: &'a Tensor,
+        weights: &'a Weights,
+        problem: Problem,
+        epilogue: Epilogue<'a>,
+    ) -> Result<Self> {
+        Ok(Self { x, panels: weights.on_device()?, problem, epilogue })
+    }
+
     /// The result, before anything is written to it.
     fn result(&self) -> Result<Tensor> {
         let Problem { samples, output: [height, width], outputs, .. } = self.problem;

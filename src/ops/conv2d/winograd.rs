@@ -238,7 +238,7 @@ impl Pass<'_> {
             dtype,
             configuration: &configuration,
             arguments: &arguments! {
-                weights: self.job.weights.buffer(),
+                weights: &*self.job.panels,
                 transformed: Output(transformed.buffer()),
                 channels: channels as u32,
                 first_panel: panels.start as u32,
