@@ -57,6 +57,14 @@ pub enum Error {
         /// What it may hold.
         budget_bytes: u64,
     },
+    /// A budget in which a picture cannot be drawn, whatever stays on the host.
+    #[error("a budget of {budget_bytes} B is too small: {least_bytes} B would do")]
+    Budget {
+        /// What the device may hold.
+        budget_bytes: u64,
+        /// The least with which a plan fits, to 1 %.
+        least_bytes: u64,
+    },
     /// The device's compiler refused a kernel.
     #[error("kernel {kernel} does not build on {device}: {log}")]
     Build {

@@ -226,6 +226,38 @@ fn offloaded_weights_draw_the_same_picture_in_less_memory_and_as_planned() {
 }
 
 #[test]
+fn what_fits_a_budget_is_found_and_the_least_budget_is_told() {
+    let (case, model) = case("sd15/image");
+    let (request, files) = (request(&case), &model.files);
+    let within = |budget_bytes| {
+        let budget_bytes = Some(budget_bytes);
+        let device = Device::cpu_with(&DeviceOptions { budget_bytes, ..Default::default() });
+        LoadOptions::fitting(&device, files, DType::F32, &request)
+    };
+    let (options, plan) = within(1 << 40).unwrap();
+    assert_eq!(options, LoadOptions::for_request(&request), "there is room for all");
+    let mut copied_bytes = 0;
+    for budget_bytes in (1..100).rev().map(|percent| plan.peak_bytes / 100 * percent) {
+        match within(budget_bytes) {
+            Ok((_, plan)) => {
+                assert!(plan.peak_bytes <= budget_bytes);
+                assert!(plan.copied_bytes >= copied_bytes, "less room, but less is copied");
+                copied_bytes = plan.copied_bytes;
+            }
+            Err(Error::Budget { budget_bytes: told, least_bytes }) => {
+                assert_eq!(told, budget_bytes);
+                assert!(least_bytes > budget_bytes && copied_bytes > 0);
+                assert!(within(least_bytes).is_ok(), "{least_bytes} B are said to do");
+                assert!(within(least_bytes / 100 * 97).is_err(), "{least_bytes} B are the least");
+                return;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("1 % of the peak cannot be enough");
+}
+
+#[test]
 fn guidance_in_turn_is_the_same_picture() {
     let (case, model) = case("sd15/text");
     // Several pictures, so that the UNet's activations are more than the decoder's.

@@ -147,6 +147,27 @@ fn a_plan_prints_what_it_would_take_and_draws_nothing() {
 }
 
 #[test]
+fn a_small_budget_leaves_weights_on_the_host_says_so_and_draws_the_same_picture() {
+    let folder = TempDir::new().unwrap();
+    let draw = |budget: &[&str], name: &str| {
+        let arguments = ["hills at dawn", "--seed", "5", "--steps", "1", "--device", "cpu"];
+        let output = sd(&folder, &[&arguments[..], &["--output", name], budget].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let bytes = std::fs::read(folder.path().join(name)).unwrap();
+        (bytes, text(&output.stderr))
+    };
+    let (expected, _) = draw(&[], "whole.png");
+    // All weights take 27 MB, those of the UNet 19 MB, what is computed with them 11 MB.
+    for (budget, components) in
+        [("37MB", "text-encoder, vae"), ("28MB", "unet"), ("13MB", "text-encoder, unet, vae")]
+    {
+        let (picture, said) = draw(&["--memory-budget", budget], "part.png");
+        assert!(said.contains(&format!("weights of {components} stay on the host")), "{said}");
+        assert!(picture == expected, "{budget}");
+    }
+}
+
+#[test]
 fn a_profile_and_a_trace_tell_where_the_time_went() {
     let folder = TempDir::new().unwrap();
     let arguments = ["a tree", "--steps", "1", "--device", "cpu", "--profile", "--trace", "t.json"];
@@ -200,6 +221,8 @@ fn a_device_that_is_not_there_is_named_with_those_that_are() {
 #[test]
 fn a_budget_that_is_too_small_says_so_before_anything_is_drawn() {
     let arguments = ["a", "--device", "cpu", "--memory-budget", "2MB"];
+    refused(&arguments, 1, &["a budget of 2000000 B is too small", "would do"]);
+    let arguments = [&arguments[..], &["--offload", "none"]].concat();
     refused(&arguments, 1, &["out of memory", "2000000 B", "--memory-budget"]);
 }
 

@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::Parser;
 use ellesmere::DType;
@@ -91,9 +92,10 @@ pub struct Arguments {
     pub memory_budget: Option<u64>,
 
     /// Components whose weights stay on the host, each copied to the device just before it is used:
-    /// text-encoder, unet, vae. Less memory, somewhat slower, the same picture
-    #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
-    pub offload: Vec<Component>,
+    /// some of text-encoder, unet, vae; none; or auto: those for which the budget has no room. Less
+    /// memory, somewhat slower, the same picture
+    #[arg(long, value_name = "auto|none|NAME,..", default_value = "auto")]
+    pub offload: Offload,
 
     /// Print what the picture would take, and allocate and draw nothing
     #[arg(long)]
@@ -116,13 +118,33 @@ pub struct Arguments {
     pub list_devices: bool,
 }
 
+/// What stays on the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Offload {
+    /// As the budget asks for.
+    Auto,
+    These(Vec<Component>),
+}
+
+impl FromStr for Offload {
+    type Err = ellesmere::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "none" => Ok(Self::These(Vec::new())),
+            names => names.split(',').map(str::parse).collect::<Result<_, _>>().map(Self::These),
+        }
+    }
+}
+
 const EXAMPLES: &str = "\
 Examples:
   sd \"sunset over the sea with a white boat\"
   sd \"a red house in the snow at night\" --seed 7 --count 4 --output house.png
   sd \"a lighthouse, oil painting\" --model ~/models/sd15 --steps 30 --scheduler dpm++2m-karras
   sd \"a lighthouse\" --model ~/models/sd15 --plan --memory-budget 4GB
-  sd \"a lighthouse\" --model ~/models/sd15 --memory-budget 1GB --offload text-encoder,unet,vae
+  sd \"a lighthouse\" --model ~/models/sd15 --memory-budget 1GB
 
 Exit status: 0 done, 1 failed, 2 misused, 130 stopped by Ctrl-C.";
 

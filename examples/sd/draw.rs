@@ -13,7 +13,7 @@ use ellesmere::pipeline::{InitImage, LoadOptions, Picture, Pipeline, Plan, Reque
 use ellesmere::{DType, Device, DeviceOptions, Error, Result, knob};
 use serde_json::json;
 
-use crate::arguments::Arguments;
+use crate::arguments::{Arguments, Offload};
 use crate::demo;
 use crate::progress::{self, Display};
 
@@ -61,11 +61,21 @@ pub fn draw(arguments: &Arguments) -> Result<()> {
     };
     request.init_image = init_image(arguments, &files)?;
 
-    let load = LoadOptions {
-        offload: arguments.offload.iter().copied().collect(),
-        ..LoadOptions::for_request(&request)
+    let (load, plan) = match &arguments.offload {
+        Offload::Auto => LoadOptions::fitting(&device, &files, dtype, &request)?,
+        Offload::These(components) => {
+            let offload = components.iter().copied().collect();
+            let load = LoadOptions { offload, ..LoadOptions::for_request(&request) };
+            let plan = Pipeline::plan(&device, &files, dtype, &load, &request)?;
+            (load, plan)
+        }
     };
-    let plan = Pipeline::plan(&device, &files, dtype, &load, &request)?;
+    if arguments.offload == Offload::Auto && !plan.offloaded.is_empty() {
+        let names: Vec<&str> = plan.offloaded.iter().map(|component| component.name()).collect();
+        let budget_gb = plan.memory.budget_bytes as f64 / 1e9;
+        let names = names.join(", ");
+        eprintln!("note: weights of {names} stay on the host, for a budget of {budget_gb:.3} GB");
+    }
     if arguments.plan {
         match arguments.json {
             true => println!("{}", json!(plan)),

@@ -45,7 +45,7 @@ fn main() -> ExitCode {
 fn advice(error: &Error) -> &'static str {
     match error {
         Error::OutOfMemory { .. } => {
-            "; --offload, a smaller --size, --dtype f16 or a larger --memory-budget would help"
+            "; a smaller --size, --dtype f16 or a larger --memory-budget would help"
         }
         _ => "",
     }

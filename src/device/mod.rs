@@ -126,9 +126,14 @@ impl Device {
     /// A dry run of this device: the same decisions under the same budget, nothing allocated,
     /// nothing run.
     pub fn dry_run(&self) -> Self {
+        self.dry_run_within(self.inner.memory.stats().budget_bytes)
+    }
+
+    /// As [`Device::dry_run`], under another budget.
+    pub fn dry_run_within(&self, budget_bytes: u64) -> Self {
         let record = Arc::new(Record::new(self.info().clone()));
         let options = DeviceOptions {
-            budget_bytes: Some(self.inner.memory.stats().budget_bytes),
+            budget_bytes: Some(budget_bytes),
             max_allocation_bytes: Some(self.inner.memory.max_allocation_bytes()),
             ..DeviceOptions::default()
         };

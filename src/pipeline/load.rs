@@ -6,8 +6,11 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
-use super::Request;
-use crate::{Error, Result};
+use super::plan::{Plan, plan};
+use super::{Pipeline, Request};
+use crate::device::Device;
+use crate::models::ModelFiles;
+use crate::{DType, Error, Result};
 
 /// A part of a model that is loaded as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -36,6 +39,47 @@ impl LoadOptions {
     /// All that a request needs, on the device.
     pub fn for_request(request: &Request) -> Self {
         Self { vae_encoder: request.init_image.is_some(), offload: BTreeSet::new() }
+    }
+
+    /// All that a request needs, with as little on the host as the device's budget allows, and the
+    /// plan for that: what copies fewer weights comes first.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Budget`] if even all weights on the host leave too little room; those of
+    /// [`Pipeline::plan`], but for [`Error::OutOfMemory`].
+    pub fn fitting(
+        device: &Device,
+        files: &ModelFiles,
+        dtype: DType,
+        request: &Request,
+    ) -> Result<(Self, Plan)> {
+        let placements: [&[Component]; 4] =
+            [&[], &[Component::TextEncoder, Component::Vae], &[Component::UNet], &Component::ALL];
+        let mut options = Self::for_request(request);
+        for offload in placements {
+            options.offload = offload.iter().copied().collect();
+            match Pipeline::plan(device, files, dtype, &options, request) {
+                Err(Error::OutOfMemory { .. }) => {}
+                planned => return Ok((options, planned?)),
+            }
+        }
+        // What all weights on the host take, found between what is too little and what is enough.
+        let peak_bytes = |budget_bytes| {
+            let dry = device.dry_run_within(budget_bytes);
+            plan(&dry, files, dtype, &options, request).map(|plan| plan.peak_bytes)
+        };
+        let budget_bytes = device.memory_stats().budget_bytes;
+        let (mut too_little, mut enough) = (budget_bytes, peak_bytes(u64::MAX / 2)?);
+        while enough > too_little && enough - too_little > enough / 100 {
+            let between = too_little + (enough - too_little) / 2;
+            match peak_bytes(between) {
+                Ok(_) => enough = between,
+                Err(Error::OutOfMemory { .. }) => too_little = between,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::Budget { budget_bytes, least_bytes: enough })
     }
 }
 

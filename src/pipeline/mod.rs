@@ -6,8 +6,8 @@
 //! let device = Device::open("auto", &Default::default())?;
 //! let files = ModelFiles::open("stable-diffusion-v1-5".as_ref(), Variant::F16)?;
 //! let request = Request { prompt: "a lighthouse at dusk".into(), ..Request::default() };
-//! let options = LoadOptions::for_request(&request);
-//! println!("{}", Pipeline::plan(&device, &files, DType::F16, &options, &request)?);
+//! let (options, plan) = LoadOptions::fitting(&device, &files, DType::F16, &request)?;
+//! println!("{plan}");
 //! let pipeline = Pipeline::load(&device, &files, DType::F16, &options)?;
 //! let pictures = pipeline.generate(&request, &mut |_| std::ops::ControlFlow::Continue(()))?;
 //! # Ok::<(), ellesmere::Error>(())
@@ -174,7 +174,7 @@ impl Pipeline {
         options: &LoadOptions,
         request: &Request,
     ) -> Result<Plan> {
-        plan::plan(device, files, dtype, options, request)
+        plan::plan(&device.dry_run(), files, dtype, options, request)
     }
 
     /// The scheduler that draws a request which names none.

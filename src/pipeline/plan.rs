@@ -52,15 +52,15 @@ pub struct Plan {
     pub memory: MemoryStats,
 }
 
+/// A plan on a dry run.
 pub(super) fn plan(
-    device: &Device,
+    dry: &Device,
     files: &ModelFiles,
     dtype: DType,
     options: &LoadOptions,
     request: &Request,
 ) -> Result<Plan> {
-    let dry = device.dry_run();
-    let pipeline = Pipeline::load(&dry, files, dtype, options)?;
+    let pipeline = Pipeline::load(dry, files, dtype, options)?;
     let weight_bytes = dry.memory_stats().held_bytes;
     let (mut calls, mut guidance_in_turn) = (0, false);
     let pictures = pipeline.generate(request, &mut |progress| {
@@ -74,7 +74,7 @@ pub(super) fn plan(
     let recorded = dry.recorded().expect("a dry run records");
     let memory = dry.memory_stats();
     Ok(Plan {
-        device: device.info().name.clone(),
+        device: dry.info().name.clone(),
         size: pictures.first().map_or([0, 0], |picture| [picture.width, picture.height]),
         dtype: dtype.name().to_owned(),
         calls,
