@@ -1,7 +1,7 @@
 //! The text encoder: token ids to states that the UNet attends to.
 
 use super::config::{self, TextEncoderConfig};
-use crate::nn::{Heads, LayerNorm, Linear, Loader, SelfAttention, TensorSource};
+use crate::nn::{Heads, LayerNorm, Linear, Loader, SelfAttention, Table, TensorSource};
 use crate::ops::{self, Activation};
 use crate::tensor::Tensor;
 use crate::{DType, Device, Error, Result};
@@ -16,7 +16,7 @@ use crate::{DType, Device, Error, Result};
 #[derive(Debug)]
 pub struct ClipTextEncoder {
     config: TextEncoderConfig,
-    tokens: Tensor,
+    tokens: Table,
     positions: Tensor,
     layers: Vec<Layer>,
     final_norm: LayerNorm,
@@ -52,7 +52,7 @@ impl ClipTextEncoder {
         let (vocabulary, longest) = (config.vocab_size, config.max_position_embeddings);
         Ok(Self {
             config: config.clone(),
-            tokens: embeddings.table("token_embedding.weight", [vocabulary, channels])?,
+            tokens: Table::load(&embeddings, "token_embedding.weight", [vocabulary, channels])?,
             positions: embeddings.table("position_embedding.weight", [longest, channels])?,
             layers: (0..config.layers)
                 .map(|index| Layer::load(&layers.at(index), config))
@@ -83,7 +83,9 @@ impl ClipTextEncoder {
             let detail = format!("ids must be less than {vocabulary}, got {id}");
             return Err(Error::shape("text encoder", detail));
         }
-        let mut states = ops::token_embedding(ids, length, &self.tokens, &self.positions)?;
+        let (tokens, ids) = self.tokens.rows(ids)?;
+        let mut states = ops::token_embedding(&ids, length, &tokens, &self.positions)?;
+        drop(tokens);
         for layer in &self.layers {
             states = layer.forward(states)?;
         }

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use crate::ops::Weights;
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, to_bytes};
 use crate::{DType, Device, Result};
 
 /// Tensors by name: a checkpoint, or anything else that has them.
@@ -87,6 +87,23 @@ impl<'a> Loader<'a> {
     pub fn table(&self, name: &str, shape: [usize; 2]) -> Result<Tensor> {
         let read = self.checked(&[name], &shape)?;
         Tensor::resident(self.device, &shape, self.dtype, || Ok(read()?.concat()))
+    }
+
+    /// As [`Loader::table`], as bytes on the host; none on a dry run.
+    pub(super) fn stored(&self, name: &str, shape: [usize; 2]) -> Result<Vec<u8>> {
+        let read = self.checked(&[name], &shape)?;
+        match self.device.executes() {
+            true => Ok(to_bytes(&read()?.concat(), self.dtype)),
+            false => Ok(Vec::new()),
+        }
+    }
+
+    pub(super) fn device(&self) -> &Device {
+        self.device
+    }
+
+    pub(super) fn dtype(&self) -> DType {
+        self.dtype
     }
 
     /// Matrices of `[outputs, inputs]` each, stacked so that one product gives the outputs of all

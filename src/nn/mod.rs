@@ -18,6 +18,7 @@ mod linear;
 mod loader;
 mod norm;
 mod resnet;
+mod table;
 
 pub use attention::{CrossAttention, Heads, SelfAttention};
 pub use conv2d::{Conv2d, Upsample};
@@ -26,3 +27,4 @@ pub use linear::Linear;
 pub use loader::{Loader, TensorSource};
 pub use norm::{GroupNorm, LayerNorm};
 pub use resnet::{Resnet, ResnetShape};
+pub use table::Table;

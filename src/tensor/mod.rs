@@ -399,7 +399,8 @@ pub(crate) fn write_bytes(values: &[f32], dtype: DType, bytes: &mut [u8]) {
     }
 }
 
-fn from_bytes(bytes: &[u8], dtype: DType) -> Vec<f32> {
+/// Values from how they are stored.
+pub(crate) fn from_bytes(bytes: &[u8], dtype: DType) -> Vec<f32> {
     match dtype {
         DType::F32 => bytes.as_chunks().0.iter().map(|chunk| f32::from_ne_bytes(*chunk)).collect(),
         DType::F16 => {
