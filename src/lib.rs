@@ -81,6 +81,7 @@
 //! | knob; flag | an environment variable; a command-line option |
 //! | preset; peak | what the data sheet of known hardware says; what was measured at most |
 //! | profile, record; trace | measured launches; the timeline file |
+//! | resident; offloaded | where a weight is: on the device; on the host, copied before each use |
 //! | band | the part of a tensor that lies in one block of memory |
 //! | panel | 32 outputs of a weight, interleaved for the kernels |
 //! | M, N, K; N, H, W, C; O, I, kH, kW | sizes, always in this order |
