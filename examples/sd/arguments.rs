@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use clap::Parser;
 use ellesmere::DType;
-use ellesmere::pipeline::Component;
 use ellesmere::pipeline::scheduler::{PredictionType, SchedulerKind};
+use ellesmere::pipeline::{Component, VaeTiling};
 
 /// Draws a picture from a prompt, on whatever the machine has: a GPU through OpenCL, or the CPU.
 ///
@@ -97,6 +97,16 @@ pub struct Arguments {
     #[arg(long, value_name = "auto|none|NAME,..", default_value = "auto")]
     pub offload: Offload,
 
+    /// Whether the VAE works on the picture in bands of rows that wait on the host: exact, off, or
+    /// auto (where the picture needs it); the picture is the same
+    #[arg(long, value_name = "auto|exact|off", default_value = "auto")]
+    pub vae_tiling: VaeTiling,
+
+    /// Pixels on a side of the square that a band is as large as, a multiple of 8, at least 64;
+    /// auto also tries smaller ones
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = parse_tile)]
+    pub vae_tile: usize,
+
     /// Print what the picture would take, and allocate and draw nothing
     #[arg(long)]
     pub plan: bool,
@@ -160,6 +170,13 @@ fn parse_size(text: &str) -> Result<[usize; 2], String> {
         }
         Some(_) => Err("width and height must be multiples of 8".to_owned()),
         None => Err("expected WIDTHxHEIGHT, such as 512x512".to_owned()),
+    }
+}
+
+fn parse_tile(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(tile) if tile >= 64 && tile % 8 == 0 => Ok(tile),
+        _ => Err("expected a multiple of 8 of at least 64".to_owned()),
     }
 }
 

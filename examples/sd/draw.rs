@@ -58,6 +58,8 @@ pub fn draw(arguments: &Arguments) -> Result<()> {
         seed: first_seed,
         count: 1,
         init_image: None,
+        vae_tiling: arguments.vae_tiling,
+        vae_tile: arguments.vae_tile,
     };
     request.init_image = init_image(arguments, &files)?;
 
@@ -208,6 +210,9 @@ fn report(arguments: &Arguments, device: &Device, plan: &Plan, written: &[Writte
     let gb = |bytes: u64| bytes as f64 / 1e9;
     let (peak, predicted) = (memory.peak_held_bytes, plan.peak_bytes);
     eprintln!("peak memory {:.3} GB, predicted {:.3} GB", gb(peak), gb(predicted));
+    if memory.peak_parked_bytes > 0 {
+        eprintln!("parked on the host {:.3} GB at most", gb(memory.peak_parked_bytes));
+    }
     if arguments.profile {
         println!("\n{}", device.profile().report());
     }

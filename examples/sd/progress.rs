@@ -65,6 +65,9 @@ impl Display {
                 self.bar.set_length(*total as u64);
                 self.bar.set_position(*done as u64);
             }
+            Progress::VaeTiled { tile } => {
+                self.note(&format!("the VAE works in tiles of {tile} pixels, parked on the host"));
+            }
             Progress::Decoding => self.bar.set_message("decoding"),
             _ => {}
         }

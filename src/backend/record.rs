@@ -96,6 +96,16 @@ impl Record {
         }
     }
 
+    /// Counts a read whose bytes nobody looks at.
+    pub(crate) fn would_read(&self, bytes: u64) {
+        self.counters().read_bytes += bytes;
+    }
+
+    /// Counts a write of bytes that are not there.
+    pub(crate) fn would_write(&self, bytes: u64) {
+        self.counters().written_bytes += bytes;
+    }
+
     fn counters(&self) -> std::sync::MutexGuard<'_, Recorded> {
         self.recorded.lock().expect("counting does not panic")
     }

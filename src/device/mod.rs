@@ -1,16 +1,17 @@
 //! A device: a backend with its memory, programs and profile.
 
+use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::backend::cpu::Cpu;
 use crate::backend::record::{Record, Recorded};
-use crate::backend::{Argument, Backend, Launch, Program, ProgramSource};
+use crate::backend::{Argument, Backend, Buffer, Launch, Program, ProgramSource};
 use crate::info::DeviceInfo;
 use crate::kernel::{Configuration, Kernel, ProgramCache, ProgramStats};
-use crate::memory::{Block, Lifetime, Limits, MemoryManager, MemoryStats};
+use crate::memory::{Block, Lifetime, Limits, MemoryManager, MemoryStats, ParkedBlock, zeros};
 use crate::profile::{Profile, Work};
 use crate::tune::{Autotune, Configurations, Forced};
 use crate::{DType, Result};
@@ -18,8 +19,10 @@ use crate::{DType, Result};
 pub use crate::tune::first_use::Grid;
 
 mod open;
+mod tiling;
 mod tuned;
 
+pub use tiling::{Tiled, Tiling};
 pub(crate) use tuned::Tunable;
 use tuned::configurations_of;
 
@@ -40,6 +43,7 @@ struct Inner {
     sources: Vec<StandIn>,
     configurations: Arc<Configurations>,
     profile: Profile,
+    tilings: Mutex<Vec<Tiling>>,
     flop: AtomicU64,
     bytes: AtomicU64,
     /// How many [`Offloading`] guards live.
@@ -185,7 +189,7 @@ impl Device {
             guards: options.guards,
         };
         let memory = Arc::new(MemoryManager::new(Arc::clone(&backend), limits));
-        let profile = Profile::default();
+        let (profile, tilings) = (Profile::default(), Mutex::default());
         let (flop, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
         let sources = options.sources.clone();
         let inner = Inner {
@@ -196,6 +200,7 @@ impl Device {
             sources,
             configurations,
             profile,
+            tilings,
             flop,
             bytes,
             offloading: AtomicU64::new(0),
@@ -312,6 +317,37 @@ impl Device {
             self.backend().write(block.buffer(), 0, &data)?;
         }
         Ok(block)
+    }
+
+    /// Copies what a buffer begins with to `home`, after all that came before.
+    pub(crate) fn park(&self, source: &Buffer, home: &ParkedBlock) -> Result<()> {
+        let mut data = Vec::new();
+        match &self.inner.record {
+            Some(record) => record.would_read(home.bytes()),
+            None => {
+                data = zeros(home.bytes() as usize)?;
+                self.backend().read(source, 0, &mut data)?;
+            }
+        }
+        home.fill(data);
+        Ok(())
+    }
+
+    /// Copies bytes of `home` to a buffer, from `offset` on.
+    pub(crate) fn unpark(
+        &self,
+        home: &ParkedBlock,
+        bytes: Range<usize>,
+        target: &Buffer,
+        offset: u64,
+    ) -> Result<()> {
+        match &self.inner.record {
+            Some(record) => {
+                record.would_write(bytes.len() as u64);
+                Ok(())
+            }
+            None => self.backend().write(target, offset, &home.data()[bytes]),
+        }
     }
 
     /// Builds a kernel's program before it is asked for, and tells how long that took.

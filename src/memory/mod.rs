@@ -12,10 +12,13 @@ use crate::{Error, Result};
 
 mod guard;
 mod host;
+mod parked;
 mod pool;
 mod stats;
 
 pub use host::HostBlock;
+pub use parked::ParkedBlock;
+pub(crate) use parked::zeros;
 use pool::Pool;
 pub use stats::{LabelStats, MemoryStats};
 

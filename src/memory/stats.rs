@@ -25,6 +25,10 @@ pub struct MemoryStats {
     pub peak_host_bytes: u64,
     /// What was copied from there to the device so far.
     pub copied_bytes: u64,
+    /// What is parked on the host: bands of pictures.
+    pub parked_bytes: u64,
+    /// The most that was parked there.
+    pub peak_parked_bytes: u64,
 }
 
 /// Bytes in use under one label.
@@ -66,7 +70,17 @@ impl MemoryStats {
         }
     }
 
+    pub(super) fn parked(&mut self, bytes: u64) {
+        self.parked_bytes += bytes;
+        self.peak_parked_bytes = self.peak_parked_bytes.max(self.parked_bytes);
+    }
+
+    pub(super) fn unparked(&mut self, bytes: u64) {
+        self.parked_bytes -= bytes;
+    }
+
     pub(super) fn reset_peaks(&mut self) {
+        self.peak_parked_bytes = self.parked_bytes;
         self.peak_held_bytes = self.held_bytes;
         self.peak_live_bytes = self.live_bytes;
         self.peak_host_bytes = self.host_bytes;

@@ -52,7 +52,8 @@ impl MidBlock {
     }
 
     fn forward(&self, x: Tensor) -> Result<Tensor> {
-        let x = self.first.forward(x, None, None)?;
+        // Attention sees all of it at once.
+        let x = self.first.forward(x.joined()?, None, None)?;
         let &[batch, height, width, channels] = x.shape() else {
             unreachable!("the autoencoder runs on pictures");
         };

@@ -155,6 +155,7 @@ pub fn attention(q: Columns, k: Columns, v: Columns, params: &Attention) -> Resu
             Grid { groups, local: [items, 1, 1] }
         };
         let Grid { groups, local } = grid(&configuration);
+        let y_band = y.output(&band)?;
         device.run_tuned(
             &Call {
                 kernel,
@@ -164,7 +165,7 @@ pub fn attention(q: Columns, k: Columns, v: Columns, params: &Attention) -> Resu
                     q: &*q_band,
                     k: context.k,
                     v: context.v,
-                    y: Output(y.output(&band)),
+                    y: Output(&y_band),
                     queries: rows as u32,
                     keys: keys as u32,
                     heads: heads as u32,
@@ -187,6 +188,7 @@ pub fn attention(q: Columns, k: Columns, v: Columns, params: &Attention) -> Resu
             },
             &Tunable { class: &class, output: dtype, grid: &grid },
         )?;
+        y_band.keep()?;
     }
     Ok(y)
 }

@@ -31,6 +31,7 @@ pub fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
         let class = Class(vec![("elements", elements)]);
         let groups = |spread: &Spread| [spread.groups(elements), 1, 1];
         let spread = Spread::new(x.device(), "cast", x.dtype(), &class, &[target]);
+        let y_band = y.output(&band)?;
         x.device().run_tuned(
             &Call {
                 kernel: "cast",
@@ -38,7 +39,7 @@ pub fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
                 configuration: &spread.configuration,
                 arguments: &arguments! {
                     x: &*x_band,
-                    y: Output(y.output(&band)),
+                    y: Output(&y_band),
                     elements: elements as u32,
                 },
                 groups: groups(&spread),
@@ -52,6 +53,7 @@ pub fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
                 grid: &|configuration| Spread::grid(configuration, groups),
             },
         )?;
+        y_band.keep()?;
     }
     Ok(y)
 }

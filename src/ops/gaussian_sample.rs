@@ -46,6 +46,7 @@ pub fn gaussian_sample(moments: &Tensor, noise: &Tensor, scale: f32) -> Result<T
         };
         let Grid { groups, local } = grid(&configuration);
         let (moments_band, noise_band) = (moments.band(&band)?, noise.band(&band)?);
+        let y_band = y.output(&band)?;
         moments.device().run_tuned(
             &Call {
                 kernel: "gaussian_sample",
@@ -54,7 +55,7 @@ pub fn gaussian_sample(moments: &Tensor, noise: &Tensor, scale: f32) -> Result<T
                 arguments: &arguments! {
                     moments: &*moments_band,
                     noise: &*noise_band,
-                    y: Output(y.output(&band)),
+                    y: Output(&y_band),
                     pixels: (elements / channels) as u32,
                     channels: channels as u32,
                     scale: scale,
@@ -66,6 +67,7 @@ pub fn gaussian_sample(moments: &Tensor, noise: &Tensor, scale: f32) -> Result<T
             },
             &Tunable { class: &class, output: DType::F32, grid: &grid },
         )?;
+        y_band.keep()?;
     }
     Ok(y)
 }

@@ -40,6 +40,7 @@ pub fn geglu(x: &Tensor) -> Result<Tensor> {
         let class = Class(vec![("rows", rows), ("channels", channels)]);
         let groups = |spread: &Spread| [spread.groups(channels), rows, 1];
         let spread = Spread::new(x.device(), "geglu", x.dtype(), &class, &[]);
+        let y_band = y.output(&band)?;
         x.device().run_tuned(
             &Call {
                 kernel: "geglu",
@@ -47,7 +48,7 @@ pub fn geglu(x: &Tensor) -> Result<Tensor> {
                 configuration: &spread.configuration,
                 arguments: &arguments! {
                     x: &*x_band,
-                    y: Output(y.output(&band)),
+                    y: Output(&y_band),
                     rows: rows as u32,
                     channels: channels as u32,
                 },
@@ -62,6 +63,7 @@ pub fn geglu(x: &Tensor) -> Result<Tensor> {
                 grid: &|configuration| Spread::grid(configuration, groups),
             },
         )?;
+        y_band.keep()?;
     }
     Ok(y)
 }

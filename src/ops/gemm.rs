@@ -216,6 +216,7 @@ fn run(
     let panels = weights.on_device()?;
     for band in y.bands() {
         let problem = Problem { rows: y.elements(&band) / outputs, outputs, inputs };
+        let y_band = y.output(&band)?;
         let product = Product {
             device: x.device(),
             dtype: x.dtype(),
@@ -226,9 +227,11 @@ fn run(
             weights: &panels,
             residual: epilogue.residual.map(|tensor| tensor.band(&band)).transpose()?,
             epilogue,
-            y: y.output(&band),
+            y: &y_band,
         };
         product.run(algorithm.unwrap_or_else(|| plan(&problem, x.device().info())))?;
+        drop(product);
+        y_band.keep()?;
     }
     Ok(y)
 }

@@ -68,6 +68,7 @@ pub fn group_norm(
         let grid = |configuration: &Configuration| {
             Spread::grid(configuration, |spread| input.grid(spread, &band))
         };
+        let y_band = y.output(&band)?;
         x.device().run_tuned(
             &Call {
                 kernel: "group_norm_apply",
@@ -78,7 +79,7 @@ pub fn group_norm(
                     x2: x2_band.as_deref(),
                     factors: factors.buffer(),
                     beta: beta.buffer(),
-                    y: Output(y.output(&band)),
+                    y: Output(&y_band),
                     pixels: pixels as u32,
                     channels: input.channels as u32,
                     x_channels: input.x_channels as u32,
@@ -94,6 +95,7 @@ pub fn group_norm(
             },
             &Tunable { class: &class, output: x.dtype(), grid: &grid },
         )?;
+        y_band.keep()?;
     }
     Ok(y)
 }

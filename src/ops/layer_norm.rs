@@ -46,6 +46,7 @@ pub fn layer_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f32) -> Result
             local: [configuration.size("WG_SIZE"), 1, 1],
         };
         let Grid { groups, local } = grid(&configuration);
+        let y_band = y.output(&band)?;
         x.device().run_tuned(
             &Call {
                 kernel: "layer_norm",
@@ -55,7 +56,7 @@ pub fn layer_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f32) -> Result
                     x: &*x_band,
                     gamma: gamma.buffer(),
                     beta: beta.buffer(),
-                    y: Output(y.output(&band)),
+                    y: Output(&y_band),
                     rows: rows as u32,
                     channels: channels as u32,
                     eps: eps,
@@ -67,6 +68,7 @@ pub fn layer_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f32) -> Result
             },
             &Tunable { class: &class, output: x.dtype(), grid: &grid },
         )?;
+        y_band.keep()?;
     }
     Ok(y)
 }

@@ -49,6 +49,7 @@ pub fn token_embedding(
             }
         };
         let Grid { groups, local } = grid(&configuration);
+        let y_band = y.output(&band)?;
         device.run_tuned(
             &Call {
                 kernel: "token_embedding",
@@ -58,7 +59,7 @@ pub fn token_embedding(
                     ids: ids_block.buffer(),
                     tokens: tokens.buffer(),
                     positions: positions.buffer(),
-                    y: Output(y.output(&band)),
+                    y: Output(&y_band),
                     samples: band.samples.len() as u32,
                     rows: rows.len() as u32,
                     first_row: rows.start as u32,
@@ -71,6 +72,7 @@ pub fn token_embedding(
             },
             &Tunable { class: &class, output: dtype, grid: &grid },
         )?;
+        y_band.keep()?;
     }
     Ok(y)
 }

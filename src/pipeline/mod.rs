@@ -20,14 +20,17 @@ mod layout;
 mod load;
 mod plan;
 mod request;
+mod tiling;
 
 use std::ops::ControlFlow;
 
 pub use load::{Component, LoadOptions};
 pub use plan::Plan;
 pub use request::{InitImage, Request};
+use tiling::Half;
+pub use tiling::VaeTiling;
 
-use crate::device::Device;
+use crate::device::{Device, Tiled, Tiling};
 use crate::models::{
     ClipTextEncoder, ModelFiles, Tokenizer, Tokens, UNet, VaeConfig, VaeDecoder, VaeEncoder,
 };
@@ -49,6 +52,8 @@ pub struct Pipeline {
     encoder: Option<VaeEncoder>,
     decoder: VaeDecoder,
     vae: VaeConfig,
+    /// Whether its weights are on the host.
+    offloads_vae: bool,
     scheduler: SchedulerConfig,
     default_size: [usize; 2],
 }
@@ -83,6 +88,11 @@ pub enum Progress<'a> {
     /// There is no room for both halves of guidance at once: from now on they run one after the
     /// other, which gives the same picture to rounding.
     GuidanceInTurn,
+    /// The VAE works in tiles that are parked on the host: the same picture, in less memory.
+    VaeTiled {
+        /// The side in pixels of a square with as many pixels as a tile.
+        tile: usize,
+    },
     /// A call of the UNet is done.
     Step {
         /// Calls done, from 1.
@@ -156,6 +166,7 @@ impl Pipeline {
             encoder,
             decoder,
             vae: part.config.clone(),
+            offloads_vae: options.offload.contains(&Component::Vae),
             scheduler,
             default_size: files.default_size(),
         })
@@ -204,7 +215,8 @@ impl Pipeline {
             }
             Some(image) => {
                 scheduler.start_from_strength(image.strength)?;
-                let original = self.encode_image(image, shape, &mut generator)?;
+                let original =
+                    self.encode_image(image, request, shape, &mut generator, observer)?;
                 let noise = generator.normal(shape.iter().product());
                 scheduler.add_noise(&original, &noise)?
             }
@@ -232,7 +244,7 @@ impl Pipeline {
         drop(contexts);
         self.device.memory().trim();
         tell(observer, &Progress::Decoding)?;
-        self.decode(&latents, shape)
+        self.decode(&latents, request, shape, observer)
     }
 
     fn scheduler(&self, request: &Request) -> Result<Scheduler> {
@@ -317,8 +329,10 @@ impl Pipeline {
     fn encode_image(
         &self,
         image: &InitImage,
+        request: &Request,
         [count, height, width, channels]: [usize; 4],
         generator: &mut Generator,
+        observer: &mut Observer,
     ) -> Result<Vec<f32>> {
         let Some(encoder) = &self.encoder else {
             let detail = "the pipeline was loaded without the VAE's encoder";
@@ -334,6 +348,8 @@ impl Pipeline {
             ));
         }
         let _stage = self.device.stage("vae encode");
+        let tiled = self.vae_tiling(Half::Encoder, [height * factor, width * factor], request)?;
+        let _tiled = self.tile(tiled, observer)?;
         let signed: Vec<f32> = image.rgb.iter().map(|value| 2.0 * value - 1.0).collect();
         let pixels = Tensor::from_slice(&self.device, &shape, self.dtype, &signed)?;
         let moments = encoder.encode(&pixels)?;
@@ -349,14 +365,29 @@ impl Pipeline {
         Ok(channels_first(&sample, channels, height * width).repeat(count))
     }
 
+    /// Tiles what follows, if it is to be tiled, and says so.
+    fn tile(
+        &self,
+        tiling: Option<(usize, Tiling)>,
+        observer: &mut Observer,
+    ) -> Result<Option<Tiled>> {
+        let Some((tile, tiling)) = tiling else { return Ok(None) };
+        tell(observer, &Progress::VaeTiled { tile })?;
+        Ok(Some(self.device.tile(tiling)))
+    }
+
     /// The pictures of `latents`, `[N, C, h, w]`, one after the other.
     fn decode(
         &self,
         latents: &[f32],
+        request: &Request,
         [_, height, width, channels]: [usize; 4],
+        observer: &mut Observer,
     ) -> Result<Vec<Picture>> {
         let _stage = self.device.stage("vae decode");
         let factor = self.vae.downscale();
+        let tiled = self.vae_tiling(Half::Decoder, [height * factor, width * factor], request)?;
+        let _tiled = self.tile(tiled, observer)?;
         let one = |latent: &[f32]| {
             let scaled: Vec<f32> =
                 latent.iter().map(|v| v / self.vae.scaling_factor as f32).collect();

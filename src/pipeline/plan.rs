@@ -29,6 +29,8 @@ pub struct Plan {
     pub calls: usize,
     /// Whether the halves of guidance run one after the other, for want of memory.
     pub guidance_in_turn: bool,
+    /// The side in pixels of the VAE decoder's tiles, if it works in tiles.
+    pub vae_tile: Option<usize>,
     /// What the model's weights hold on the device, in bytes.
     pub weight_bytes: u64,
     /// Components whose weights are on the host.
@@ -39,6 +41,8 @@ pub struct Plan {
     pub copied_bytes: u64,
     /// The most that is held at once, weights and activations, in bytes.
     pub peak_bytes: u64,
+    /// The most of pictures that is parked on the host at once, in bytes.
+    pub parked_bytes: u64,
     /// The largest single allocation, in bytes.
     pub largest_allocation_bytes: u64,
     /// Kernel launches.
@@ -62,11 +66,14 @@ pub(super) fn plan(
 ) -> Result<Plan> {
     let pipeline = Pipeline::load(dry, files, dtype, options)?;
     let weight_bytes = dry.memory_stats().held_bytes;
-    let (mut calls, mut guidance_in_turn) = (0, false);
+    let (mut calls, mut guidance_in_turn, mut vae_tile) = (0, false, None);
     let pictures = pipeline.generate(request, &mut |progress| {
         match progress {
             Progress::Step { done, .. } => calls = *done,
             Progress::GuidanceInTurn => guidance_in_turn = true,
+            // The encoder's come before this.
+            Progress::Decoding => vae_tile = None,
+            Progress::VaeTiled { tile } => vae_tile = Some(*tile),
             _ => {}
         }
         ControlFlow::Continue(())
@@ -79,11 +86,13 @@ pub(super) fn plan(
         dtype: dtype.name().to_owned(),
         calls,
         guidance_in_turn,
+        vae_tile,
         weight_bytes,
         offloaded: options.offload.iter().copied().collect(),
         host_bytes: memory.peak_host_bytes,
         copied_bytes: memory.copied_bytes,
         peak_bytes: memory.peak_held_bytes,
+        parked_bytes: memory.peak_parked_bytes,
         largest_allocation_bytes: recorded.largest_allocation_bytes,
         launches: recorded.launches,
         work: dry.work(),
@@ -100,6 +109,9 @@ impl fmt::Display for Plan {
             if self.guidance_in_turn { ", guidance one half after the other" } else { "" };
         writeln!(f, "device            {}", self.device)?;
         writeln!(f, "picture           {width}x{height}, {}{guidance}", self.dtype)?;
+        if let Some(tile) = self.vae_tile {
+            writeln!(f, "vae tiles         {tile} pixels")?;
+        }
         writeln!(f, "unet calls        {}", self.calls)?;
         writeln!(f, "kernel launches   {}", self.launches)?;
         writeln!(f, "work              {:.3} TFLOP", self.work.flop as f64 / 1e12)?;
@@ -120,6 +132,9 @@ impl fmt::Display for Plan {
             gb(self.peak_bytes),
             gb(self.memory.budget_bytes)
         )?;
+        if self.parked_bytes > 0 {
+            writeln!(f, "parked on host    {:.3} GB at most", gb(self.parked_bytes))?;
+        }
         write!(f, "largest block     {:.3} GB", gb(self.largest_allocation_bytes))?;
         for (label, stats) in &self.memory.labels {
             write!(f, "\n  {label:<20} {:>9.3} GB at most", gb(stats.peak_live_bytes))?;

@@ -1,5 +1,7 @@
 //! What to draw.
 
+use crate::device::Tiling;
+use crate::pipeline::VaeTiling;
 use crate::pipeline::scheduler::{PredictionType, SchedulerKind};
 use crate::{Error, Result};
 
@@ -30,6 +32,11 @@ pub struct Request {
     pub count: usize,
     /// Start from this picture instead of from noise.
     pub init_image: Option<InitImage>,
+    /// Whether the VAE works in tiles.
+    pub vae_tiling: VaeTiling,
+    /// The side of the VAE's tiles in pixels, a multiple of 8 of at least 64; the largest that is
+    /// tried, where tiling is [`VaeTiling::Auto`].
+    pub vae_tile: usize,
 }
 
 /// A picture to start from.
@@ -55,6 +62,8 @@ impl Default for Request {
             seed: 0,
             count: 1,
             init_image: None,
+            vae_tiling: VaeTiling::default(),
+            vae_tile: 512,
         }
     }
 }
@@ -87,7 +96,8 @@ impl Request {
         if !(1..=64).contains(&self.count) {
             return Err(Error::argument("count", format!("expected 1 to 64, got {}", self.count)));
         }
-        Ok(())
+        // What is wrong with a tile does not depend on the picture.
+        Tiling::new([1, 1], 1, self.vae_tile).map(drop)
     }
 }
 

@@ -1,28 +1,35 @@
 //! Arrays on a device.
 
-use std::ops::{Deref, Range};
+use std::ops::Range;
 use std::sync::Arc;
 
-use half::f16;
-use half::slice::HalfFloatSliceExt;
 use ndarray::{ArrayD, ArrayViewD, IxDyn};
 
 use crate::backend::{Buffer, CopyRegion};
 use crate::device::Device;
-use crate::memory::{Block, Lifetime};
+use crate::memory::Lifetime;
 use crate::{DType, Error, Result};
+
+mod bytes;
+mod place;
+
+use bytes::from_bytes;
+pub(crate) use bytes::{to_bytes, write_bytes};
+use place::Place;
+pub(crate) use place::{BandBuffer, BandOutput};
 
 /// An array of f32 or f16 on a device: contiguous, row-major, channels last.
 ///
 /// A tensor that would be over the device's largest allocation lies in several blocks, split along
-/// its second axis (rows of an image, tokens of a sequence); ops loop over its [`Band`]s.
+/// its second axis (rows of an image, tokens of a sequence); ops loop over its [`Band`]s. Under
+/// [`Device::tile`] a picture lies in bands on the host, each on the device only while it is used.
 /// Cloning shares the memory, which nothing changes once an op has written it.
 #[derive(Clone, Debug)]
 pub struct Tensor {
     device: Device,
     shape: Vec<usize>,
     dtype: DType,
-    blocks: Arc<Vec<Block>>,
+    places: Arc<Vec<Place>>,
     /// Rows of one sample in a block; all of them where there is one block.
     rows_per_band: usize,
 }
@@ -34,23 +41,6 @@ pub struct Band {
     pub samples: Range<usize>,
     /// Along the second axis.
     pub rows: Range<usize>,
-}
-
-/// The memory of a band: the tensor's own block, or a copy of the rows that were asked for.
-pub(crate) enum BandBuffer<'a> {
-    Own(&'a Buffer),
-    Gathered(Block),
-}
-
-impl Deref for BandBuffer<'_> {
-    type Target = Buffer;
-
-    fn deref(&self) -> &Buffer {
-        match self {
-            BandBuffer::Own(buffer) => buffer,
-            BandBuffer::Gathered(block) => block.buffer(),
-        }
-    }
 }
 
 impl Tensor {
@@ -93,7 +83,9 @@ impl Tensor {
         let mut start = 0;
         for band in tensor.bands() {
             let length = tensor.elements(&band) * dtype.size();
-            device.backend().write(tensor.output(&band), 0, &bytes[start..start + length])?;
+            let output = tensor.output(&band)?;
+            device.backend().write(&output, 0, &bytes[start..start + length])?;
+            output.keep()?;
             start += length;
         }
         Ok(tensor)
@@ -128,7 +120,7 @@ impl Tensor {
             device: device.clone(),
             shape: shape.to_vec(),
             dtype,
-            blocks: Arc::new(vec![block]),
+            places: Arc::new(vec![Place::Device(block)]),
             rows_per_band: *shape.get(1).unwrap_or(&1),
         })
     }
@@ -155,7 +147,7 @@ impl Tensor {
         for band in self.bands() {
             let length = self.elements(&band) * self.dtype.size();
             let target = &mut bytes[start..start + length];
-            self.device.backend().read(self.output(&band), 0, target)?;
+            self.places[self.index(&band)].read(&self.device, target)?;
             start += length;
         }
         Ok(from_bytes(&bytes, self.dtype))
@@ -192,24 +184,34 @@ impl Tensor {
         };
         let max_bytes = device.memory().max_allocation_bytes();
         let allocate = |bytes| device.memory().allocate(bytes as u64, Lifetime::Transient);
+        let parked_rows = device.parked_rows(shape);
         let mut rows_per_band = rows;
-        let mut blocks = Vec::new();
-        if bytes as u64 <= max_bytes && least_bands.is_none() {
-            blocks.push(allocate(bytes)?);
+        let mut places = Vec::new();
+        if bytes as u64 <= max_bytes && least_bands.is_none() && parked_rows.is_none() {
+            places.push(Place::Device(allocate(bytes)?));
         } else {
             // A quarter is left for the rows that a convolution reads beside its own.
             let row_bytes = bytes / (samples * rows);
             let most_rows = (max_bytes as usize / 4 * 3 / row_bytes).max(1);
-            rows_per_band = rows.div_ceil(least_bands.unwrap_or(1)).min(most_rows);
+            let least_bands = least_bands.unwrap_or(1);
+            let wanted_rows = match parked_rows {
+                Some(parked) if rows.div_ceil(parked) >= least_bands => parked,
+                _ => rows.div_ceil(least_bands),
+            };
+            rows_per_band = wanted_rows.min(most_rows);
             for _ in 0..samples {
                 for start in (0..rows).step_by(rows_per_band) {
                     let band_rows = rows_per_band.min(rows - start);
-                    blocks.push(allocate(row_bytes * band_rows)?);
+                    let bytes = row_bytes * band_rows;
+                    places.push(match parked_rows {
+                        Some(_) => Place::Parked(device.memory().parked_block(bytes as u64)),
+                        None => Place::Device(allocate(bytes)?),
+                    });
                 }
             }
         }
         let (device, shape) = (device.clone(), shape.to_vec());
-        Ok(Self { device, shape, dtype, blocks: Arc::new(blocks), rows_per_band })
+        Ok(Self { device, shape, dtype, places: Arc::new(places), rows_per_band })
     }
 
     /// The same values under another shape: the same memory, unless the tensor lies in several
@@ -226,7 +228,7 @@ impl Tensor {
         }
         let (mut result, rows) = (self.clone(), *shape.get(1).unwrap_or(&1));
         (result.shape, result.rows_per_band) = (shape.to_vec(), rows);
-        if self.blocks.len() == 1 {
+        if self.places.len() == 1 {
             return Ok(result);
         }
         if shape[0] != self.shape[0] {
@@ -242,7 +244,29 @@ impl Tensor {
         for band in result.bands() {
             let row = result.row_elements();
             let elements = band.rows.start * row..band.rows.end * row;
-            self.copy_elements(band.samples.start, elements, result.output(&band), 0)?;
+            let output = result.output(&band)?;
+            self.copy_elements(band.samples.start, elements, &output, 0)?;
+            output.keep()?;
+        }
+        Ok(result)
+    }
+
+    /// The same values in one block on the device; as they are where they fit none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfMemory`], [`Error::Device`].
+    pub fn joined(&self) -> Result<Self> {
+        let rows = *self.shape.get(1).unwrap_or(&1);
+        let whole = Band { samples: 0..self.shape[0], rows: 0..rows };
+        let bytes = (self.elements(&whole) * self.dtype.size()) as u64;
+        let mut result = self.clone();
+        if self.places.len() > 1
+            && bytes <= self.device.memory().max_allocation_bytes()
+            && let BandBuffer::Gathered(block) = self.band(&whole)?
+        {
+            result.places = Arc::new(vec![Place::Device(block)]);
+            result.rows_per_band = rows;
         }
         Ok(result)
     }
@@ -264,7 +288,7 @@ impl Tensor {
 
     /// `None` where one block holds all samples.
     fn bands_per_sample(&self) -> Option<usize> {
-        match self.blocks.len() {
+        match self.places.len() {
             1 => None,
             count => Some(count / self.shape[0]),
         }
@@ -278,7 +302,7 @@ impl Tensor {
     /// The parts that one launch can write, in the order of the elements.
     pub(crate) fn bands(&self) -> Vec<Band> {
         let (samples, rows) = (self.shape[0], *self.shape.get(1).unwrap_or(&1));
-        if self.blocks.len() == 1 {
+        if self.places.len() == 1 {
             return vec![Band { samples: 0..samples, rows: 0..rows }];
         }
         let of_sample = |sample| {
@@ -290,14 +314,20 @@ impl Tensor {
         (0..samples).flat_map(of_sample).collect()
     }
 
-    /// The memory of one of this tensor's own bands.
+    /// The memory for one of this tensor's own bands, which an op writes and then
+    /// [keeps](BandOutput::keep).
     ///
     /// # Panics
     ///
     /// If the band is none of [`Tensor::bands`]: a bug of this crate.
-    pub(crate) fn output(&self, band: &Band) -> &Buffer {
+    pub(crate) fn output(&self, band: &Band) -> Result<BandOutput<'_>> {
+        self.places[self.index(band)].output(&self.device)
+    }
+
+    /// Which of this tensor's own bands it is.
+    fn index(&self, band: &Band) -> usize {
         let index = self.bands().iter().position(|own| own == band);
-        self.blocks[index.expect("an op writes the bands of its output")].buffer()
+        index.expect("an op writes the bands of its output")
     }
 
     /// The memory of a tensor in one block.
@@ -306,15 +336,20 @@ impl Tensor {
     ///
     /// If the tensor lies in several: ops check the sizes of what must not.
     pub(crate) fn buffer(&self) -> &Buffer {
-        assert_eq!(self.blocks.len(), 1, "{:?} lies in several blocks", self.shape);
-        self.blocks[0].buffer()
+        match &self.places[..] {
+            [Place::Device(block)] => block.buffer(),
+            _ => panic!("{:?} lies in several blocks", self.shape),
+        }
     }
 
-    /// The values of any band: its own memory where the tensor is cut the same way, else a copy.
+    /// The values of any band: its own memory where the tensor is cut the same way and on the
+    /// device, else a copy.
     pub(crate) fn band(&self, band: &Band) -> Result<BandBuffer<'_>> {
         let own = self.bands();
-        if let Some(index) = own.iter().position(|own| own == band) {
-            return Ok(BandBuffer::Own(self.blocks[index].buffer()));
+        if let Some(index) = own.iter().position(|own| own == band)
+            && let Place::Device(block) = &self.places[index]
+        {
+            return Ok(BandBuffer::Own(block.buffer()));
         }
         let row = self.row_elements();
         let sample_bytes = (band.rows.len() * row * self.dtype.size()) as u64;
@@ -337,22 +372,27 @@ impl Tensor {
         mut offset: u64,
     ) -> Result<()> {
         let row = self.row_elements();
-        for (band, block) in self.bands().iter().zip(self.blocks.iter()) {
+        for (band, place) in self.bands().iter().zip(self.places.iter()) {
             let held = band.rows.start * row..band.rows.end * row;
             let wanted = held.start.max(elements.start)..held.end.min(elements.end);
             if !band.samples.contains(&sample) || wanted.is_empty() {
                 continue;
             }
             let before = (sample - band.samples.start) * held.len() + wanted.start - held.start;
-            let bytes = (wanted.len() * self.dtype.size()) as u64;
-            self.device.backend().copy(&CopyRegion {
-                source: block.buffer(),
-                source_offset: (before * self.dtype.size()) as u64,
-                target,
-                target_offset: offset,
-                bytes,
-            })?;
-            offset += bytes;
+            let [start, bytes] = [before, wanted.len()].map(|count| count * self.dtype.size());
+            match place {
+                Place::Device(block) => self.device.backend().copy(&CopyRegion {
+                    source: block.buffer(),
+                    source_offset: start as u64,
+                    target,
+                    target_offset: offset,
+                    bytes: bytes as u64,
+                })?,
+                Place::Parked(home) => {
+                    self.device.unpark(home, start..start + bytes, target, offset)?;
+                }
+            }
+            offset += bytes as u64;
         }
         Ok(())
     }
@@ -367,45 +407,5 @@ impl Band {
     /// Rows of all its samples together.
     pub(crate) fn row_count(&self) -> usize {
         self.samples.len() * self.rows.len()
-    }
-}
-
-/// `values` as they are stored.
-pub(crate) fn to_bytes(values: &[f32], dtype: DType) -> Vec<u8> {
-    let mut bytes = vec![0; values.len() * dtype.size()];
-    write_bytes(values, dtype, &mut bytes);
-    bytes
-}
-
-/// Writes `values` to `bytes` as they are stored.
-pub(crate) fn write_bytes(values: &[f32], dtype: DType, bytes: &mut [u8]) {
-    match dtype {
-        DType::F32 => {
-            for (value, bytes) in values.iter().zip(bytes.as_chunks_mut().0) {
-                *bytes = value.to_ne_bytes();
-            }
-        }
-        DType::F16 => {
-            // In runs that stay in the first cache: rounding many at once is several times faster.
-            let mut halves = [f16::ZERO; 256];
-            for (values, bytes) in values.chunks(256).zip(bytes.chunks_mut(512)) {
-                let halves = &mut halves[..values.len()];
-                halves.convert_from_f32_slice(values);
-                for (half, bytes) in halves.iter().zip(bytes.as_chunks_mut().0) {
-                    *bytes = half.to_ne_bytes();
-                }
-            }
-        }
-    }
-}
-
-/// Values from how they are stored.
-pub(crate) fn from_bytes(bytes: &[u8], dtype: DType) -> Vec<f32> {
-    match dtype {
-        DType::F32 => bytes.as_chunks().0.iter().map(|chunk| f32::from_ne_bytes(*chunk)).collect(),
-        DType::F16 => {
-            let halves = bytes.as_chunks().0.iter();
-            halves.map(|chunk| f16::from_ne_bytes(*chunk).to_f32()).collect()
-        }
     }
 }

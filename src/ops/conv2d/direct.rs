@@ -25,6 +25,7 @@ pub(super) fn run(job: &Job, kernel: &'static str, tile: Tile) -> Result<Tensor>
         ]);
         let tiling = tile(x.device(), kernel, x.dtype(), &class);
         let moved = part.x_elements + outputs * terms + rows * outputs;
+        let y_band = y.output(&band)?;
         x.device().run_tuned(
             &Call {
                 kernel,
@@ -36,7 +37,7 @@ pub(super) fn run(job: &Job, kernel: &'static str, tile: Tile) -> Result<Tensor>
                     bias: part.bias.map(Tensor::buffer),
                     sample_bias: part.sample_bias.as_deref(),
                     residual: part.residual.as_deref(),
-                    y: Output(y.output(&band)),
+                    y: Output(&y_band),
                     samples: band.samples.len() as u32,
                     height: part.window.rows.len() as u32,
                     width: input[1] as u32,
@@ -65,6 +66,7 @@ pub(super) fn run(job: &Job, kernel: &'static str, tile: Tile) -> Result<Tensor>
                 grid: &|configuration| (tiling.grid)(x.device().info(), &class, configuration),
             },
         )?;
+        y_band.keep()?;
     }
     Ok(y)
 }

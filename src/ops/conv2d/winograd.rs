@@ -14,6 +14,7 @@ pub(super) mod local;
 use std::ops::Range;
 
 use super::{Job, Part, Problem};
+use crate::backend::Buffer;
 use crate::device::{Call, Device, Tunable, arguments};
 use crate::info::DeviceInfo;
 use crate::memory::{Block, Lifetime};
@@ -78,9 +79,12 @@ pub(super) fn run(job: &Job, tile: usize) -> Result<Tensor> {
         let places = (tile + 2) * (tile + 2);
         let tiles = band.samples.len() * tile_rows * tile_columns;
         let blocks = Blocks::new(&job.problem, places, tiles, job.x.device());
-        let pass =
-            Pass { job, part, band: &band, y: &y, tile, places, tile_rows, tile_columns, blocks };
+        let y_band = y.output(&band)?;
+        let (y, band) = (&*y_band, &band);
+        let pass = Pass { job, part, band, y, tile, places, tile_rows, tile_columns, blocks };
         pass.run(tiles)?;
+        drop(pass);
+        y_band.keep()?;
     }
     Ok(y)
 }
@@ -127,7 +131,7 @@ struct Pass<'a> {
     job: &'a Job<'a>,
     part: Part<'a>,
     band: &'a Band,
-    y: &'a Tensor,
+    y: &'a Buffer,
     tile: usize,
     /// Places of a tile's window: products in a batch.
     places: usize,
@@ -328,7 +332,7 @@ impl Pass<'_> {
                 bias: part.bias.map(Tensor::buffer),
                 sample_bias: part.sample_bias.as_deref(),
                 residual: part.residual.as_deref(),
-                y: Output(self.y.output(self.band)),
+                y: Output(self.y),
                 out_height: self.band.rows.len() as u32,
                 out_width: output[1] as u32,
                 outputs: outputs as u32,

@@ -54,11 +54,12 @@ pub fn run(job: &Job) -> Result<Tensor> {
     for band in y.bands() {
         let (tile_rows, tile_columns) = (band.rows.len().div_ceil(TILE), width.div_ceil(TILE));
         let tiles = band.samples.len() * tile_rows * tile_columns;
+        let y_band = y.output(&band)?;
         let pass = Pass {
             job,
             part: job.part(&band)?,
             band: &band,
-            y: &y,
+            y: &y_band,
             tile: TILE,
             places,
             tile_rows,
@@ -72,6 +73,8 @@ pub fn run(job: &Job) -> Result<Tensor> {
             pass.transform_weights(&block, &transformed)?;
             pass.convolve(&block, &transformed)?;
         }
+        drop((pass, transformed));
+        y_band.keep()?;
     }
     Ok(y)
 }
@@ -95,7 +98,7 @@ impl Pass<'_> {
                 bias: part.bias.map(Tensor::buffer),
                 sample_bias: part.sample_bias.as_deref(),
                 residual: part.residual.as_deref(),
-                y: Output(self.y.output(self.band)),
+                y: Output(self.y),
                 samples: self.band.samples.len() as u32,
                 height: part.window.rows.len() as u32,
                 width: input[1] as u32,

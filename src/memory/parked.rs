@@ -1,0 +1,69 @@
+//! Parts of pictures that wait on the host, counted beside the device's memory.
+
+use std::sync::{Arc, OnceLock};
+
+use super::MemoryManager;
+use crate::{Error, Result};
+
+/// A place on the host for what a device has no room for: counted by the device's manager from
+/// when it is filled until it is dropped, under no budget.
+#[derive(Debug)]
+pub struct ParkedBlock {
+    bytes: u64,
+    data: OnceLock<Vec<u8>>,
+    manager: Arc<MemoryManager>,
+}
+
+impl ParkedBlock {
+    /// How many bytes it holds once it is filled.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Fills it. On a dry run `data` is empty and counted all the same.
+    ///
+    /// # Panics
+    ///
+    /// If it was filled before: a bug of this crate.
+    pub fn fill(&self, data: Vec<u8>) {
+        self.manager.state().stats.parked(self.bytes);
+        self.data.set(data).expect("a band is written once");
+    }
+
+    /// What it was filled with.
+    ///
+    /// # Panics
+    ///
+    /// If it was not: a bug of this crate.
+    pub fn data(&self) -> &[u8] {
+        self.data.get().expect("a band is written before it is read")
+    }
+}
+
+impl Drop for ParkedBlock {
+    fn drop(&mut self) {
+        if self.data.get().is_some() {
+            self.manager.state().stats.unparked(self.bytes);
+        }
+    }
+}
+
+impl MemoryManager {
+    /// A place for `bytes` bytes on the host, not yet filled.
+    pub fn parked_block(self: &Arc<Self>, bytes: u64) -> ParkedBlock {
+        ParkedBlock { bytes, data: OnceLock::new(), manager: Arc::clone(self) }
+    }
+}
+
+/// `bytes` zeros.
+///
+/// # Errors
+///
+/// [`Error::Argument`] if the host has no room for them.
+pub fn zeros(bytes: usize) -> Result<Vec<u8>> {
+    let mut data = Vec::new();
+    data.try_reserve_exact(bytes)
+        .map_err(|_| Error::argument("host memory", format!("no room for {bytes} B")))?;
+    data.resize(bytes, 0);
+    Ok(data)
+}

@@ -1,0 +1,152 @@
+//! Whether the VAE works in tiles.
+
+use std::str::FromStr;
+
+use super::{Pipeline, Request};
+use crate::device::{Device, Tiling};
+use crate::memory::MemoryStats;
+use crate::models::{VaeDecoder, VaeEncoder};
+use crate::nn::TensorSource;
+use crate::tensor::Tensor;
+use crate::{Error, Result};
+
+/// Whether the VAE cuts pictures into bands that are parked on the host while they are not used.
+/// The picture is the same: see [`Device::tile`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VaeTiling {
+    /// Only where the picture does not fit the device's budget, and then in the largest tiles with
+    /// which it does.
+    #[default]
+    Auto,
+    /// Wherever a picture is larger than a tile.
+    Exact,
+    /// Never.
+    Off,
+}
+
+impl FromStr for VaeTiling {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "exact" => Ok(Self::Exact),
+            "off" => Ok(Self::Off),
+            _ => {
+                let detail = format!("expected auto, exact or off, got {text:?}");
+                Err(Error::argument("vae tiling", detail))
+            }
+        }
+    }
+}
+
+/// The tiles that are tried one after the other, as far as they are smaller than the request's.
+const SMALLER_TILES: [usize; 5] = [384, 256, 192, 128, Tiling::LEAST_TILE];
+
+/// Which half of the VAE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Half {
+    Encoder,
+    Decoder,
+}
+
+/// Stands for weights on a dry run, which reads none.
+struct NoWeights;
+
+impl TensorSource for NoWeights {
+    fn check(&self, _name: &str, _shape: &[usize]) -> Result<()> {
+        Ok(())
+    }
+
+    fn read(&self, name: &str, _shape: &[usize]) -> Result<Vec<f32>> {
+        unreachable!("a dry run reads {name}")
+    }
+}
+
+impl Pipeline {
+    /// The side of the tiles in which a half of the VAE works on a picture of `size`, and how they
+    /// are cut; `None` where it takes the picture whole. Gives the pool's unused blocks back first.
+    pub(super) fn vae_tiling(
+        &self,
+        half: Half,
+        size: [usize; 2],
+        request: &Request,
+    ) -> Result<Option<(usize, Tiling)>> {
+        let of = |tile| {
+            let tiling = Tiling::new(size, self.vae.downscale(), tile)?;
+            Ok::<_, Error>(tiling.map(|tiling| (tile, tiling)))
+        };
+        self.device.memory().trim();
+        match request.vae_tiling {
+            VaeTiling::Off => return Ok(None),
+            VaeTiling::Exact => return of(request.vae_tile),
+            VaeTiling::Auto if self.fits(half, size, None)? => return Ok(None),
+            VaeTiling::Auto => {}
+        }
+        let smaller = SMALLER_TILES.into_iter().filter(|&tile| tile < request.vae_tile);
+        let mut last = None;
+        for tile in [request.vae_tile].into_iter().chain(smaller) {
+            let Some((tile, tiling)) = of(tile)? else { continue };
+            last = Some((tile, tiling));
+            if self.fits(half, size, Some(tiling))? {
+                break;
+            }
+        }
+        // If not even the least tiles fit, the device says by how much.
+        Ok(last)
+    }
+
+    /// Whether there is room for it beside what the device holds, by a dry run.
+    fn fits(&self, half: Half, size: [usize; 2], tiling: Option<Tiling>) -> Result<bool> {
+        // This half's own weights, if they are on the device, are part of the dry run and of what is
+        // held.
+        let weights = self.device.dry_run_within(u64::MAX / 2);
+        let loaded = self.load_dry(half, &weights)?;
+        let weight_bytes = weights.memory_stats().held_bytes;
+        drop(loaded);
+        let MemoryStats { budget_bytes, held_bytes, .. } = self.device.memory_stats();
+        let others = held_bytes.saturating_sub(weight_bytes);
+        let dry = self.device.dry_run_within(budget_bytes.saturating_sub(others));
+        match self.run_dry(half, &dry, size, tiling) {
+            Ok(()) => Ok(true),
+            Err(Error::OutOfMemory { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn load_dry(
+        &self,
+        half: Half,
+        dry: &Device,
+    ) -> Result<(Option<VaeEncoder>, Option<VaeDecoder>)> {
+        let (dtype, config) = (self.dtype, &self.vae);
+        let _place = self.offloads_vae.then(|| dry.offload_weights());
+        Ok(match half {
+            Half::Encoder => (Some(VaeEncoder::load(dry, dtype, config, &NoWeights)?), None),
+            Half::Decoder => (None, Some(VaeDecoder::load(dry, dtype, config, &NoWeights)?)),
+        })
+    }
+
+    fn run_dry(
+        &self,
+        half: Half,
+        dry: &Device,
+        [height, width]: [usize; 2],
+        tiling: Option<Tiling>,
+    ) -> Result<()> {
+        let (encoder, decoder) = self.load_dry(half, dry)?;
+        let _tiled = tiling.map(|tiling| dry.tile(tiling));
+        let zeros = |shape: [usize; 4]| {
+            Tensor::from_slice(dry, &shape, self.dtype, &vec![0.0; shape.iter().product()])
+        };
+        if let Some(encoder) = encoder {
+            encoder.encode(&zeros([1, height, width, 3])?)?;
+        }
+        if let Some(decoder) = decoder {
+            let factor = self.vae.downscale();
+            let latent = [1, height / factor, width / factor, self.vae.latent_channels];
+            decoder.decode(&zeros(latent)?)?;
+        }
+        Ok(())
+    }
+}

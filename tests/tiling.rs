@@ -1,0 +1,192 @@
+//! The VAE in bands that are parked on the host: the same picture, less memory, known before.
+
+#[allow(dead_code, reason = "each test program uses its part")]
+mod common;
+#[allow(dead_code, reason = "each test program uses its part")]
+#[path = "common/random_model.rs"]
+mod random_model;
+
+use std::ops::ControlFlow;
+
+use ellesmere::device::Tiling;
+use ellesmere::memory::MemoryStats;
+use ellesmere::models::vae::{VaeDecoder, VaeEncoder};
+use ellesmere::models::{ModelFiles, Variant};
+use ellesmere::pipeline::{InitImage, LoadOptions, Pipeline, Progress, Request, VaeTiling};
+use ellesmere::{DType, Device, DeviceOptions, Tensor};
+use tempfile::TempDir;
+
+/// Tiles of a picture of 256 x 256 in the proportions of 256, 384 and 200 to 512, and the least.
+const TILES: [usize; 4] = [128, 192, 104, 64];
+const SIDE: usize = 256;
+
+struct Model {
+    files: ModelFiles,
+    _folder: TempDir,
+}
+
+impl Model {
+    fn write() -> Self {
+        let folder = random_model::write("sd15");
+        Self { files: ModelFiles::open(folder.path(), Variant::Any).unwrap(), _folder: folder }
+    }
+
+    /// What the VAE makes of drawn data, decoded and encoded, and what it held; `tile` if it is to
+    /// be tiled.
+    fn run(&self, device: &Device, dtype: DType, tile: Option<usize>) -> ([Vec<f32>; 2], Memory) {
+        let vae = &self.files.vae;
+        let decoder = VaeDecoder::load(device, dtype, &vae.config, &vae.weights).unwrap();
+        let encoder = VaeEncoder::load(device, dtype, &vae.config, &vae.weights).unwrap();
+        device.memory().trim();
+        device.memory().reset_peaks();
+        let tiling = tile.map(|tile| Tiling::new([SIDE; 2], 8, tile).unwrap().unwrap());
+        let _tiled = tiling.map(|tiling| device.tile(tiling));
+        let drawn = |name, shape: [usize; 4]| {
+            let values = random_model::normal_like(name, shape.iter().product());
+            Tensor::from_slice(device, &shape, dtype, &values).unwrap()
+        };
+        let latent = drawn("tiling.latent", [1, SIDE / 8, SIDE / 8, 4]);
+        let decoded = decoder.decode(&latent).unwrap().to_vec().unwrap();
+        drop(latent);
+        let picture = drawn("tiling.picture", [1, SIDE, SIDE, 3]);
+        let encoded = encoder.encode(&picture).unwrap().to_vec().unwrap();
+        drop(picture);
+        let memory = Memory::of(&device.memory_stats());
+        assert_eq!(device.memory_stats().parked_bytes, 0, "everything was given back");
+        ([decoded, encoded], memory)
+    }
+}
+
+#[derive(Debug, PartialEq)]
+struct Memory {
+    peak_held_bytes: u64,
+    peak_parked_bytes: u64,
+}
+
+impl Memory {
+    fn of(stats: &MemoryStats) -> Self {
+        let &MemoryStats { peak_held_bytes, peak_parked_bytes, .. } = stats;
+        Self { peak_held_bytes, peak_parked_bytes }
+    }
+}
+
+/// Of values whose range is about that of a picture, -1..1.
+fn psnr_db(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let squares = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+    10.0 * (4.0 * a.len() as f64 / squares).log10()
+}
+
+#[test]
+fn tiled_is_the_same_as_untiled_and_is_predicted_to_the_byte() {
+    let model = Model::write();
+    for device in common::open_devices(&DeviceOptions::default()) {
+        // A software rasteriser takes half a minute for a picture.
+        if !device.info().prefers_register_tiles() {
+            continue;
+        }
+        for dtype in DType::ALL {
+            let (expected, untiled) = model.run(&device, dtype, None);
+            assert_eq!(untiled.peak_parked_bytes, 0);
+            for tile in TILES {
+                let why = format!("{dtype}, tiles of {tile}, {}", device.info().name);
+                let (got, memory) = model.run(&device, dtype, Some(tile));
+                for (name, expected, got) in
+                    [("decoded", &expected[0], &got[0]), ("encoded", &expected[1], &got[1])]
+                {
+                    let psnr = psnr_db(expected, got);
+                    eprintln!("{why}: {name} {psnr:.1} dB");
+                    assert!(psnr >= 90.0, "{why}: {name} {psnr:.1} dB");
+                }
+                assert!(memory.peak_held_bytes < untiled.peak_held_bytes, "{why}: {memory:?}");
+                let (_, predicted) = model.run(&device.dry_run(), dtype, Some(tile));
+                assert_eq!(memory, predicted, "{why}");
+            }
+        }
+    }
+}
+
+#[test]
+fn tiles_and_a_small_largest_allocation_go_together() {
+    let model = Model::write();
+    let ([expected, _], _) = model.run(&Device::cpu(), DType::F32, None);
+    // Room for the queries, keys and values of all positions, and for less than a band.
+    let max_allocation_bytes = Some(1_200_000);
+    let options = DeviceOptions { max_allocation_bytes, ..DeviceOptions::default() };
+    let device = Device::cpu_with(&options);
+    let ([got, _], _) = model.run(&device, DType::F32, Some(192));
+    let psnr = psnr_db(&expected, &got);
+    assert!(psnr >= 90.0, "{psnr:.1} dB");
+}
+
+fn draw(device: &Device, files: &ModelFiles, request: &Request) -> (Vec<f32>, Option<usize>) {
+    let pipeline =
+        Pipeline::load(device, files, DType::F32, &LoadOptions::for_request(request)).unwrap();
+    let mut tile = None;
+    let pictures = pipeline.generate(request, &mut |progress| {
+        match progress {
+            Progress::VaeTiled { tile: told } => tile = Some(*told),
+            Progress::Decoding => tile = None,
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    });
+    (pictures.unwrap().remove(0).rgb, tile)
+}
+
+#[test]
+fn auto_tiles_where_the_picture_does_not_fit_and_a_plan_knows_it() {
+    let model = Model::write();
+    let rgb = random_model::image("tiling.image", 3 * SIDE * SIDE);
+    let whole = Request {
+        width: Some(SIDE),
+        height: Some(SIDE),
+        steps: 2,
+        init_image: Some(InitImage { rgb, strength: 1.0 }),
+        vae_tile: 192,
+        ..Request::default()
+    };
+    let files = &model.files;
+    let (expected, tile) = draw(&Device::cpu(), files, &whole);
+    assert_eq!(tile, None, "it fits");
+    let exact = Request { vae_tiling: VaeTiling::Exact, ..whole.clone() };
+    let (got, tile) = draw(&Device::cpu(), files, &exact);
+    assert_eq!(tile, Some(192));
+    assert!(psnr_db(&expected, &got) >= 90.0);
+    let plan = |device: &Device, request: &Request| {
+        Pipeline::plan(device, files, DType::F32, &LoadOptions::for_request(request), request)
+    };
+    // From what all of it takes down, in steps of 5 %, until not even the least tiles fit.
+    let peak_bytes = plan(&Device::cpu(), &whole).unwrap().peak_bytes;
+    let mut tiles = Vec::new();
+    for percent in (5..=100).rev().step_by(5) {
+        let budget_bytes = Some(peak_bytes / 100 * percent);
+        let device = Device::cpu_with(&DeviceOptions { budget_bytes, ..Default::default() });
+        let Ok(planned) = plan(&device, &whole) else { break };
+        if tiles.last() == Some(&planned.vae_tile) {
+            continue;
+        }
+        tiles.push(planned.vae_tile);
+        if planned.vae_tile.is_some() {
+            let off = Request { vae_tiling: VaeTiling::Off, ..whole.clone() };
+            assert!(plan(&device, &off).is_err(), "{percent} %: it does not fit untiled");
+        }
+        let (got, tile) = draw(&device, files, &whole);
+        assert_eq!(tile, planned.vae_tile);
+        assert_eq!(device.memory_stats(), planned.memory);
+        assert!(psnr_db(&expected, &got) >= 90.0, "{percent} %");
+    }
+    assert!(tiles.len() > 2 && tiles.is_sorted_by(|a, b| a.is_none() || a > b), "{tiles:?}");
+}
+
+#[test]
+fn tiles_that_cannot_be_are_refused_by_name() {
+    let model = Model::write();
+    let pipeline =
+        Pipeline::load(&Device::cpu(), &model.files, DType::F32, &LoadOptions::default()).unwrap();
+    for vae_tile in [0, 56, 100] {
+        let request = Request { vae_tile, ..Request::default() };
+        let error = pipeline.generate(&request, &mut |_| ControlFlow::Continue(())).unwrap_err();
+        assert!(error.to_string().starts_with("vae tile: expected a multiple of 8"), "{error}");
+    }
+}
