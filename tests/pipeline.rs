@@ -57,6 +57,7 @@ fn request(case: &Case) -> Request {
         seed: case.seed,
         count: case.images,
         init_image: case.strength.map(image),
+        ..Request::default()
     }
 }
 

@@ -13,8 +13,7 @@ use crate::{DType, Error, Result};
 mod bytes;
 mod place;
 
-use bytes::from_bytes;
-pub(crate) use bytes::{to_bytes, write_bytes};
+pub(crate) use bytes::{from_bytes, to_bytes, write_bytes};
 use place::Place;
 pub(crate) use place::{BandBuffer, BandOutput};
 
