@@ -209,7 +209,7 @@ fn report(arguments: &Arguments, device: &Device, plan: &Plan, written: &[Writte
     let (peak, predicted) = (memory.peak_held_bytes, plan.peak_bytes);
     eprintln!("peak memory {:.3} GB, predicted {:.3} GB", gb(peak), gb(predicted));
     if arguments.profile {
-        println!("\n{}", device.profile().report());
+        println!("\n{}\n\n{memory}", device.profile().report());
     }
     Ok(())
 }

@@ -114,16 +114,8 @@ impl fmt::Display for Plan {
                 gb(self.copied_bytes)
             )?;
         }
-        writeln!(
-            f,
-            "peak memory       {:.3} GB of {:.3} GB",
-            gb(self.peak_bytes),
-            gb(self.memory.budget_bytes)
-        )?;
-        write!(f, "largest block     {:.3} GB", gb(self.largest_allocation_bytes))?;
-        for (label, stats) in &self.memory.labels {
-            write!(f, "\n  {label:<20} {:>9.3} GB at most", gb(stats.peak_live_bytes))?;
-        }
-        Ok(())
+        writeln!(f, "peak memory       {:.3} GB", gb(self.peak_bytes))?;
+        writeln!(f, "largest block     {:.3} GB", gb(self.largest_allocation_bytes))?;
+        write!(f, "\n{}", self.memory)
     }
 }
