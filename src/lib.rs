@@ -84,6 +84,7 @@
 //! | resident; offloaded | where a weight is: on the device; on the host, copied before each use |
 //! | band | the part of a tensor that lies in one block of memory |
 //! | panel | 32 outputs of a weight, interleaved for the kernels |
+//! | part; rung | work that is repeated as a whole where memory runs out; what is done first so that it needs less |
 //! | M, N, K; N, H, W, C; O, I, kH, kW | sizes, always in this order |
 //! | latent, timestep, sigma, scheduler, guidance scale | as diffusers has them |
 

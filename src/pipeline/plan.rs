@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use serde::Serialize;
 
-use super::{Component, LoadOptions, Pipeline, Progress, Request};
+use super::{Component, LoadOptions, Pipeline, Progress, Request, Rung};
 use crate::backend::ProgramSource;
 use crate::device::Device;
 use crate::memory::MemoryStats;
@@ -27,8 +27,8 @@ pub struct Plan {
     pub dtype: String,
     /// Calls of the UNet.
     pub calls: usize,
-    /// Whether the halves of guidance run one after the other, for want of memory.
-    pub guidance_in_turn: bool,
+    /// What is done for want of memory, in this order.
+    pub rungs: Vec<Rung>,
     /// What the model's weights hold on the device, in bytes.
     pub weight_bytes: u64,
     /// Components whose weights are on the host.
@@ -62,11 +62,11 @@ pub(super) fn plan(
 ) -> Result<Plan> {
     let pipeline = Pipeline::load(dry, files, dtype, options)?;
     let weight_bytes = dry.memory_stats().held_bytes;
-    let (mut calls, mut guidance_in_turn) = (0, false);
+    let (mut calls, mut rungs) = (0, Vec::new());
     let pictures = pipeline.generate(request, &mut |progress| {
         match progress {
             Progress::Step { done, .. } => calls = *done,
-            Progress::GuidanceInTurn => guidance_in_turn = true,
+            Progress::LowMemory { rung, .. } => rungs.push(*rung),
             _ => {}
         }
         ControlFlow::Continue(())
@@ -78,7 +78,7 @@ pub(super) fn plan(
         size: pictures.first().map_or([0, 0], |picture| [picture.width, picture.height]),
         dtype: dtype.name().to_owned(),
         calls,
-        guidance_in_turn,
+        rungs,
         weight_bytes,
         offloaded: options.offload.iter().copied().collect(),
         host_bytes: memory.peak_host_bytes,
@@ -96,10 +96,11 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let gb = |bytes: u64| bytes as f64 / 1e9;
         let [width, height] = self.size;
-        let guidance =
-            if self.guidance_in_turn { ", guidance one half after the other" } else { "" };
         writeln!(f, "device            {}", self.device)?;
-        writeln!(f, "picture           {width}x{height}, {}{guidance}", self.dtype)?;
+        writeln!(f, "picture           {width}x{height}, {}", self.dtype)?;
+        for rung in &self.rungs {
+            writeln!(f, "less memory       {rung}")?;
+        }
         writeln!(f, "unet calls        {}", self.calls)?;
         writeln!(f, "kernel launches   {}", self.launches)?;
         writeln!(f, "work              {:.3} TFLOP", self.work.flop as f64 / 1e12)?;
