@@ -120,9 +120,9 @@ impl MemoryManager {
         if bytes > self.limits.max_allocation_bytes {
             return Err(out_of_memory(&state.stats));
         }
-        if state.stats.counted_bytes() + bytes > state.stats.budget_bytes {
+        if state.stats.counted_bytes().saturating_add(bytes) > state.stats.budget_bytes {
             release_unused(state);
-            if state.stats.counted_bytes() + bytes > state.stats.budget_bytes {
+            if state.stats.counted_bytes().saturating_add(bytes) > state.stats.budget_bytes {
                 return Err(out_of_memory(&state.stats));
             }
         }
