@@ -52,7 +52,8 @@ pub enum Error {
     OutOfMemory {
         /// The size of the allocation that failed.
         requested_bytes: u64,
-        /// What the memory manager held at that moment.
+        /// What counted against the budget at that moment: what the memory manager held, and what
+        /// was registered with it.
         held_bytes: u64,
         /// What it may hold.
         budget_bytes: u64,

@@ -11,7 +11,9 @@ use std::ops::ControlFlow;
 
 use ellesmere::models::{ModelFiles, Variant};
 use ellesmere::pipeline::scheduler::PredictionType;
-use ellesmere::pipeline::{Component, InitImage, LoadOptions, Pipeline, Progress, Request};
+use ellesmere::pipeline::{
+    Component, InitImage, LoadOptions, Part, Pipeline, Progress, Request, Rung,
+};
 use ellesmere::{DType, Device, DeviceOptions, Error, Result};
 use safetensors::SafeTensors;
 use serde::Deserialize;
@@ -286,13 +288,15 @@ fn guidance_in_turn_is_the_same_picture() {
             &request,
         )
         .ok()?;
-        plan.guidance_in_turn.then_some(device)
+        (plan.rungs == [Rung::GuidanceInTurn]).then_some(device)
     });
     let device = device.expect("some budget has room for one half alone");
     let pipeline = Pipeline::load(&device, files, DType::F32, &LoadOptions::default()).unwrap();
     let mut said = false;
     let in_turn = pipeline.generate(&request, &mut |progress| {
-        said |= *progress == Progress::GuidanceInTurn;
+        let rung = Rung::GuidanceInTurn;
+        said |=
+            matches!(progress, Progress::LowMemory { part: Part::UNet, rung: r, .. } if *r == rung);
         ControlFlow::Continue(())
     });
     assert!(said, "the change is said");

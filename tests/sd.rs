@@ -137,7 +137,7 @@ fn a_plan_prints_what_it_would_take_and_draws_nothing() {
     let output = sd(&folder, &["a boat", "--plan", "--device", "cpu"]);
     assert!(output.status.success());
     let plan = text(&output.stdout);
-    for word in ["peak memory", "kernel launches", "TFLOP"] {
+    for word in ["peak memory", "kernel launches", "TFLOP", "at most"] {
         assert!(plan.contains(word), "{plan}");
     }
     let json = sd(&folder, &["a boat", "--plan", "--json", "--device", "cpu"]);
@@ -175,7 +175,7 @@ fn a_profile_and_a_trace_tell_where_the_time_went() {
     let arguments = ["a tree", "--steps", "1", "--device", "cpu", "--profile", "--trace", "t.json"];
     let output = sd(&folder, &arguments);
     assert!(output.status.success(), "{}", text(&output.stderr));
-    for word in ["unet", "vae decode", "text encoder", "GFLOP/s"] {
+    for word in ["unet", "vae decode", "text encoder", "GFLOP/s", "in the pool", "largest block"] {
         assert!(text(&output.stdout).contains(word), "{}", text(&output.stdout));
     }
     let trace = std::fs::read(folder.path().join("t.json")).unwrap();
@@ -215,6 +215,8 @@ fn misuse_is_one_line_that_names_the_flag() {
         let tile = format!("--vae-tile={tile}");
         refused(&["a", &tile], 2, &["--vae-tile", "multiple of 8 of at least 64"]);
     }
+    refused(&["a", "--memory-budget", "-4GB"], 2, &["--memory-budget", "-4GB", "above zero"]);
+    refused(&["a", "--memory-budget", "0GB"], 2, &["--memory-budget", "above zero"]);
     refused(&["a", "--strength", "0.5"], 2, &["--init-image"]);
     refused(&[], 2, &["PROMPT"]);
 }
@@ -231,6 +233,17 @@ fn a_budget_that_is_too_small_says_so_before_anything_is_drawn() {
     refused(&arguments, 1, &["a budget of 2000000 B is too small", "would do"]);
     let arguments = [&arguments[..], &["--offload", "none"]].concat();
     refused(&arguments, 1, &["out of memory", "2000000 B", "--memory-budget"]);
+}
+
+#[test]
+fn a_budget_over_the_memory_of_the_device_is_used_with_a_note() {
+    let folder = TempDir::new().unwrap();
+    let arguments = ["a boat", "--device", "cpu", "--memory-budget", "100000GB", "--plan"];
+    let output = sd(&folder, &arguments);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let message = text(&output.stderr);
+    assert!(message.contains("note: the budget of 100000000000000 B is more than"), "{message}");
+    assert!(text(&output.stdout).contains("of 100000.000 GB"), "{}", text(&output.stdout));
 }
 
 #[test]

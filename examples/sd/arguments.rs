@@ -87,8 +87,9 @@ pub struct Arguments {
     #[arg(long, value_name = "f32|f16")]
     pub dtype: Option<DType>,
 
-    /// What the device may hold at once, e.g. 3584MB or 3.5GB [default: all of its memory]
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    /// What the device may hold at once, e.g. 3584MB or 3.5GiB [default: most of what is free, or all
+    /// of its memory where the driver does not tell]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, allow_hyphen_values = true)]
     pub memory_budget: Option<u64>,
 
     /// Components whose weights stay on the host, each copied to the device just before it is used:
@@ -182,21 +183,46 @@ fn parse_tile(text: &str) -> Result<usize, String> {
 
 fn parse_bytes(text: &str) -> Result<u64, String> {
     const UNITS: [(&str, f64); 6] = [
-        ("GiB", (1u64 << 30) as f64),
-        ("MiB", (1u64 << 20) as f64),
-        ("KiB", 1024.0),
-        ("GB", 1e9),
-        ("MB", 1e6),
-        ("KB", 1e3),
+        ("gib", (1u64 << 30) as f64),
+        ("mib", (1u64 << 20) as f64),
+        ("kib", 1024.0),
+        ("gb", 1e9),
+        ("mb", 1e6),
+        ("kb", 1e3),
     ];
-    let expected = || "expected a size with a unit, such as 3584MB or 3.5GiB".to_owned();
-    let lower = text.to_ascii_lowercase();
-    let (number, factor) = UNITS
-        .iter()
-        .find_map(|(unit, factor)| Some((lower.strip_suffix(&unit.to_ascii_lowercase())?, factor)))
-        .ok_or_else(expected)?;
-    match number.trim().parse::<f64>() {
-        Ok(number) if number > 0.0 && number * factor < 1e18 => Ok((number * factor) as u64),
-        _ => Err(expected()),
+    let lower = text.trim().to_ascii_lowercase();
+    let unit = UNITS.iter().find(|(unit, _)| lower.ends_with(unit));
+    let number = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic()).trim_end();
+    match (number.parse::<f64>(), unit) {
+        (Ok(number), _) if number <= 0.0 => Err("expected a size above zero".to_owned()),
+        (Ok(number), Some((_, factor))) if (1.0..1e18).contains(&(number * factor)) => {
+            Ok((number * factor) as u64)
+        }
+        _ => Err("expected a size with a unit, such as 3584MB or 3.5GiB".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_is_a_number_above_zero_with_a_unit() {
+        let sizes = [
+            ("3584MB", 3_584_000_000),
+            ("3.5GB", 3_500_000_000),
+            ("3.5 GiB", 3_758_096_384),
+            ("64kib", 65_536),
+            ("1e3KB", 1_000_000),
+        ];
+        for (text, bytes) in sizes {
+            assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "4", "GB", "4 4GB", "4TB4", "4G", "infGB", "nanMB", "1e30GB"] {
+            assert!(parse_bytes(text).unwrap_err().contains("with a unit"), "{text}");
+        }
+        for text in ["0", "0GB", "-4GB", "-0.5MiB", "-infGB"] {
+            assert!(parse_bytes(text).unwrap_err().contains("above zero"), "{text}");
+        }
     }
 }

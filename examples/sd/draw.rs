@@ -214,7 +214,7 @@ fn report(arguments: &Arguments, device: &Device, plan: &Plan, written: &[Writte
         eprintln!("parked on the host {:.3} GB at most", gb(memory.peak_parked_bytes));
     }
     if arguments.profile {
-        println!("\n{}", device.profile().report());
+        println!("\n{}\n\n{memory}", device.profile().report());
     }
     Ok(())
 }

@@ -57,8 +57,9 @@ impl Display {
             Progress::PromptCut { dropped } => {
                 self.note(&format!("the prompt is too long; no effect: {dropped:?}"));
             }
-            Progress::GuidanceInTurn => {
-                self.note("no room for both halves of guidance at once: one after the other");
+            Progress::LowMemory { part, rung, requested_bytes } => {
+                let megabytes = *requested_bytes as f64 / 1e6;
+                self.note(&format!("no room for {megabytes:.1} MB in {part}: {rung}"));
             }
             Progress::Step { done, total, .. } => {
                 self.bar.set_message("drawing");

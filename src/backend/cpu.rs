@@ -303,9 +303,24 @@ fn range(buffer: &Buffer, offset: u64, length: usize) -> *mut u8 {
     unsafe { memory.as_ptr().add(offset as usize) }
 }
 
+/// How many bytes of the host's memory programs can still have, also within what a container may
+/// use; `None` where the system does not tell.
+pub fn available_bytes() -> Option<u64> {
+    let mut system = System::new();
+    system.refresh_memory();
+    let within =
+        system.cgroup_limits().map(|limits| limits.total_memory.saturating_sub(limits.rss));
+    let available = system.available_memory().min(within.unwrap_or(u64::MAX));
+    (available > 0).then_some(available)
+}
+
 impl Backend for Cpu {
     fn info(&self) -> &DeviceInfo {
         &self.info
+    }
+
+    fn free_memory_bytes(&self) -> Option<u64> {
+        available_bytes()
     }
 
     fn specialises(&self) -> bool {

@@ -34,6 +34,12 @@ pub trait Backend: Send + Sync + Debug {
     /// What the device says of itself.
     fn info(&self) -> &DeviceInfo;
 
+    /// How many bytes of the device's memory nobody uses now, by the driver itself; `None` where it
+    /// does not tell.
+    fn free_memory_bytes(&self) -> Option<u64> {
+        None
+    }
+
     /// Whether launches and writes take place. [`record::Record`] answers no, and what would be
     /// written need not be produced.
     fn executes(&self) -> bool {

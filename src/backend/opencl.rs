@@ -192,6 +192,10 @@ impl Backend for OpenCl {
         &self.info
     }
 
+    fn free_memory_bytes(&self) -> Option<u64> {
+        self.device.free_memory_bytes()
+    }
+
     fn allocate(&self, bytes: u64) -> Result<Buffer> {
         let flags = CL_MEM_READ_WRITE;
         // SAFETY: no host memory is passed.

@@ -53,7 +53,11 @@ struct Inner {
 /// How to open a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeviceOptions {
-    /// What the device may hold at once; all of its memory if not given.
+    /// What the device may hold at once. If not given, [`Device::open`] takes what nobody uses of
+    /// its memory ([`free_memory`](crate::hardware::free_memory())), times
+    /// [`memory_fraction`](crate::hardware::memory_fraction), and all of it where nothing tells;
+    /// [`Device::new`] takes all of it. More than all is allowed, with a line in
+    /// [`Device::notes`].
     pub budget_bytes: Option<u64>,
     /// The largest single allocation; the driver's own limit if not given, or if that is less.
     pub max_allocation_bytes: Option<u64>,
@@ -142,7 +146,10 @@ impl Device {
             ..DeviceOptions::default()
         };
         let configurations = Arc::clone(&self.inner.configurations);
-        Self::with_record(Arc::clone(&record) as _, Some(record), &options, configurations)
+        let dry =
+            Self::with_record(Arc::clone(&record) as _, Some(record), &options, configurations);
+        dry.inner.memory.register_as(&self.inner.memory);
+        dry
     }
 
     /// A device behind any backend.

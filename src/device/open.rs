@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Device, DeviceOptions};
 use crate::backend::cpu::Cpu;
 use crate::backend::{Argument, Backend, Launch, ProgramSource, Value};
-use crate::hardware::{DeviceEntry, Wanted, detect};
+use crate::hardware::{DeviceEntry, FreeMemory, Wanted, detect, free_memory, memory_fraction};
 use crate::kernel::{Configuration, Kernel};
 use crate::{DType, Error, Result, knob};
 
@@ -33,7 +33,7 @@ impl Device {
         };
         // The host needs no search for drivers.
         match id.as_str() {
-            "cpu" => Ok(Self::cpu_with(options)),
+            "cpu" => Ok(Self::opened(Arc::new(Cpu::new()), options.clone())),
             id => Self::open_entry(detect().get(id)?, options),
         }
     }
@@ -51,7 +51,28 @@ impl Device {
         if options.tuning.is_none() {
             options.tuning = knob::tuning(options.cache_dir.as_deref())?;
         }
-        Ok(Self::new(entry.open()?, &options))
+        Ok(Self::opened(entry.open()?, options))
+    }
+
+    /// A device whose budget, if none is given, is what its memory has left.
+    fn opened(backend: Arc<dyn Backend>, mut options: DeviceOptions) -> Self {
+        let info = backend.info();
+        let mut notes = Vec::new();
+        match options.budget_bytes {
+            Some(budget) if budget > info.memory_bytes => {
+                let (name, all) = (&info.name, info.memory_bytes);
+                let note = format!("the budget of {budget} B is more than the {all} B of {name}");
+                tracing::warn!("{note}");
+                notes.push(note);
+            }
+            Some(_) => {}
+            None => {
+                let free = free_memory(info, backend.free_memory_bytes());
+                let share = |free: FreeMemory| (free.bytes as f64 * memory_fraction(info)) as u64;
+                options.budget_bytes = free.map(share);
+            }
+        }
+        Self::new(backend, &options).with_notes(notes)
     }
 
     fn open_best(options: &DeviceOptions) -> Result<Self> {
@@ -70,18 +91,19 @@ impl Device {
                 }
             }
         }
-        Ok(Self::cpu_with(options).with_notes(notes))
+        Ok(Self::opened(Arc::new(Cpu::new()), options.clone()).with_notes(notes))
     }
 
-    /// What went wrong on the way to this device, a line each: GPUs that were passed over, tuned
-    /// configurations that are of no use or cannot be kept.
+    /// What went wrong on the way to this device, a line each: GPUs that were passed over, a budget
+    /// over the device's memory, tuned configurations that are of no use or cannot be kept.
     pub fn notes(&self) -> Vec<String> {
         let mut notes = self.notes.to_vec();
         notes.extend(self.tuning().notes());
         notes
     }
 
-    fn with_notes(mut self, notes: Vec<String>) -> Self {
+    fn with_notes(mut self, mut notes: Vec<String>) -> Self {
+        notes.extend_from_slice(&self.notes);
         self.notes = Arc::new(notes);
         self
     }

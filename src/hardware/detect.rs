@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::free_memory::{FreeMemory, free_memory};
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::backend::opencl::{self, Found, OpenCl};
@@ -123,6 +124,13 @@ impl DeviceEntry {
             None => Ok(Arc::new(Cpu::new())),
             Some(found) => Ok(Arc::new(OpenCl::open(found)?)),
         }
+    }
+
+    /// How much of its memory nobody uses now; `None` where nothing tells. The device is not
+    /// opened.
+    pub fn free_memory(&self) -> Option<FreeMemory> {
+        let told = self.found.as_ref().and_then(Found::free_memory_bytes);
+        free_memory(&self.info, told)
     }
 
     /// Why it cannot be used at all, if it cannot.

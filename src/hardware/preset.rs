@@ -23,6 +23,18 @@ pub struct Preset {
     pub local_memory_gb_s: Option<f64>,
 }
 
+/// How much of a device's free memory to hold by default, at most.
+///
+/// A driver needs some of a card's memory for itself once work begins: compiled programs, queues,
+/// the registers that a kernel spills. The host's memory serves every program that runs, and the
+/// files that the system keeps in it.
+pub fn memory_fraction(info: &DeviceInfo) -> f64 {
+    match info.kind {
+        DeviceKind::Gpu => 0.95,
+        DeviceKind::Cpu => 0.9,
+    }
+}
+
 impl Preset {
     /// What is known of a device; `None` where nothing is.
     pub fn find(info: &DeviceInfo) -> Option<Self> {

@@ -1,6 +1,7 @@
 //! Every byte on a device comes from its [`MemoryManager`].
 //!
-//! A pool under a budget. Blocks return to the pool when dropped and are reused by the next
+//! A pool under a budget, which what others hold on the device counts against once it is
+//! registered. Blocks return to the pool when dropped and are reused by the next
 //! request of about their size; the device's queue runs in order, so a block may be reused by the
 //! launch after the one that read it last. What is held is a function of the requests alone:
 //! a dry run that makes the same requests has the same peak, to the byte.
@@ -14,12 +15,14 @@ mod guard;
 mod host;
 mod parked;
 mod pool;
+mod registration;
 mod stats;
 
 pub use host::HostBlock;
 pub use parked::ParkedBlock;
 pub(crate) use parked::zeros;
 use pool::Pool;
+pub use registration::Registration;
 pub use stats::{LabelStats, MemoryStats};
 
 /// See the [module](self).
@@ -101,25 +104,28 @@ impl MemoryManager {
         };
         let label = state.labels.last().copied().unwrap_or("other");
         state.stats.lived(label, buffer.bytes());
+        drop(state);
+        let block = Block { buffer: Some(buffer), lifetime, label, manager: Arc::clone(self) };
         if self.limits.poison {
             // All bits set is a NaN of every floating-point type.
-            self.backend.write(&buffer, 0, &vec![0xff; buffer.bytes() as usize])?;
+            let bytes = block.buffer().bytes() as usize;
+            self.backend.write(block.buffer(), 0, &vec![0xff; bytes])?;
         }
-        Ok(Block { buffer: Some(buffer), lifetime, label, manager: Arc::clone(self) })
+        Ok(block)
     }
 
     fn allocate_new(&self, state: &mut State, bytes: u64) -> Result<Buffer> {
         let out_of_memory = |stats: &MemoryStats| Error::OutOfMemory {
             requested_bytes: bytes,
-            held_bytes: stats.held_bytes,
+            held_bytes: stats.counted_bytes(),
             budget_bytes: stats.budget_bytes,
         };
         if bytes > self.limits.max_allocation_bytes {
             return Err(out_of_memory(&state.stats));
         }
-        if state.stats.held_bytes + bytes > state.stats.budget_bytes {
+        if state.stats.counted_bytes().saturating_add(bytes) > state.stats.budget_bytes {
             release_unused(state);
-            if state.stats.held_bytes + bytes > state.stats.budget_bytes {
+            if state.stats.counted_bytes().saturating_add(bytes) > state.stats.budget_bytes {
                 return Err(out_of_memory(&state.stats));
             }
         }
@@ -195,7 +201,12 @@ impl MemoryManager {
 
     /// What is held and live now, and what was at most.
     pub fn stats(&self) -> MemoryStats {
-        self.state().stats.clone()
+        let state = self.state();
+        MemoryStats {
+            pool_bytes: state.pool.bytes(),
+            largest_free_bytes: state.pool.largest_bytes(),
+            ..state.stats.clone()
+        }
     }
 
     /// Starts the high-water marks anew from what is held and live now.

@@ -35,6 +35,16 @@ impl Pool {
         self.free.entry(buffer.bytes()).or_default().push(buffer);
     }
 
+    /// What the unused blocks hold.
+    pub fn bytes(&self) -> u64 {
+        self.free.iter().map(|(size, buffers)| size * buffers.len() as u64).sum()
+    }
+
+    /// The size of the largest unused block, 0 if there is none.
+    pub fn largest_bytes(&self) -> u64 {
+        self.free.last_key_value().map_or(0, |(&size, _)| size)
+    }
+
     /// Drops every unused block and tells how many bytes they held.
     pub fn clear(&mut self) -> u64 {
         let free = std::mem::take(&mut self.free);

@@ -107,3 +107,119 @@ fn a_write_outside_a_guarded_block_is_found_with_its_distance() {
     drop(y);
     assert_eq!(manager.stats().held_bytes, 100, "a guarded block is not kept for later");
 }
+
+#[test]
+fn what_others_hold_counts_against_the_budget_until_they_let_go() {
+    let manager = manager(10_000, 10_000);
+    drop(manager.allocate(6000, Lifetime::Transient).unwrap());
+    let other = manager.register("encoder", 7000);
+    assert_eq!(manager.stats().held_bytes, 0, "unused blocks make room");
+    assert_eq!(manager.stats().registered_bytes(), 7000);
+    let error = manager.allocate(3001, Lifetime::Resident).unwrap_err();
+    assert_eq!(error.to_string(), "device out of memory: 3001 B requested, 7000 B of 10000 B held");
+    let block = manager.allocate(3000, Lifetime::Resident).unwrap();
+    let more = manager.register("encoder", 1 << 40);
+    assert!(manager.allocate(1, Lifetime::Resident).is_err());
+    assert_eq!(block.buffer().bytes(), 3000, "what is in use stays");
+    drop((other, more));
+    let stats = manager.stats();
+    assert_eq!(stats.registered_bytes(), 0);
+    assert_eq!(stats.registered["encoder"].peak_live_bytes, 7000 + (1 << 40));
+    assert_eq!(stats.peak_held_bytes, 6144, "what others hold is not held by the manager");
+    manager.allocate(7000, Lifetime::Resident).unwrap();
+}
+
+#[test]
+fn a_table_tells_what_is_held_for_what() {
+    let manager = manager(4_000_000_000, 4_000_000_000);
+    manager.push_label("unet");
+    let _weights = manager.allocate(30_000_000, Lifetime::Resident).unwrap();
+    drop(manager.allocate(1 << 24, Lifetime::Transient).unwrap());
+    manager.pop_label();
+    let _other = manager.register("video encoder", 500_000_000);
+    let stats = manager.stats();
+    assert_eq!((stats.pool_bytes, stats.largest_free_bytes), (1 << 24, 1 << 24));
+    assert_eq!(stats.held_bytes - stats.live_bytes, stats.pool_bytes);
+    let expected = "\
+memory                             now       at most
+held                          0.047 GB      0.047 GB  of 4.000 GB
+in use                        0.030 GB      0.047 GB
+  unet                        0.030 GB      0.047 GB
+in the pool                   0.017 GB                36 % of what is held, largest block 0.017 GB
+others                        0.500 GB
+  video encoder               0.500 GB      0.500 GB";
+    assert_eq!(stats.to_string(), expected);
+}
+
+/// A driver whose writes fail.
+#[derive(Debug)]
+struct Unwritable(Cpu);
+
+impl Backend for Unwritable {
+    fn info(&self) -> &crate::info::DeviceInfo {
+        self.0.info()
+    }
+
+    fn allocate(&self, bytes: u64) -> Result<Buffer> {
+        self.0.allocate(bytes)
+    }
+
+    fn part(&self, whole: &Arc<Buffer>, offset: u64, bytes: u64) -> Result<Buffer> {
+        self.0.part(whole, offset, bytes)
+    }
+
+    fn write(&self, _: &Buffer, _: u64, _: &[u8]) -> Result<()> {
+        Err(Error::Device { call: "a driver call", detail: "lost (-1)".to_owned() })
+    }
+
+    fn read(&self, source: &Buffer, offset: u64, data: &mut [u8]) -> Result<()> {
+        self.0.read(source, offset, data)
+    }
+
+    fn copy(&self, region: &crate::backend::CopyRegion) -> Result<()> {
+        self.0.copy(region)
+    }
+
+    fn build(&self, source: &crate::backend::ProgramSource) -> Result<crate::backend::Program> {
+        self.0.build(source)
+    }
+
+    fn binary(&self, program: &crate::backend::Program) -> Option<Vec<u8>> {
+        self.0.binary(program)
+    }
+
+    fn load(
+        &self,
+        source: &crate::backend::ProgramSource,
+        binary: &[u8],
+    ) -> Result<crate::backend::Program> {
+        self.0.load(source, binary)
+    }
+
+    fn launch(
+        &self,
+        program: &crate::backend::Program,
+        launch: &crate::backend::Launch,
+    ) -> Result<Box<dyn crate::backend::Timer>> {
+        self.0.launch(program, launch)
+    }
+
+    fn finish(&self) -> Result<()> {
+        self.0.finish()
+    }
+}
+
+#[test]
+fn a_block_that_cannot_be_poisoned_is_given_back() {
+    let limits = Limits {
+        budget_bytes: 1 << 20,
+        max_allocation_bytes: 1 << 20,
+        poison: true,
+        guards: false,
+    };
+    let manager = Arc::new(MemoryManager::new(Arc::new(Unwritable(Cpu::new())), limits));
+    assert!(manager.allocate(100, Lifetime::Resident).is_err());
+    assert!(manager.allocate(100, Lifetime::Transient).is_err());
+    manager.trim();
+    assert_eq!((manager.stats().held_bytes, manager.stats().live_bytes), (0, 0));
+}

@@ -70,7 +70,10 @@ impl LoadOptions {
             plan(&dry, files, dtype, &options, request).map(|plan| plan.peak_bytes)
         };
         let budget_bytes = device.memory_stats().budget_bytes;
-        let (mut too_little, mut enough) = (budget_bytes, peak_bytes(u64::MAX / 2)?);
+        // What others hold is a part of every budget.
+        let others_bytes = device.memory_stats().registered_bytes();
+        let most = peak_bytes(u64::MAX / 2)?.saturating_add(others_bytes);
+        let (mut too_little, mut enough) = (budget_bytes, most);
         while enough > too_little && enough - too_little > enough / 100 {
             let between = too_little + (enough - too_little) / 2;
             match peak_bytes(between) {

@@ -20,6 +20,7 @@ mod layout;
 mod load;
 mod plan;
 mod request;
+mod rungs;
 mod tiling;
 
 use std::ops::ControlFlow;
@@ -27,10 +28,12 @@ use std::ops::ControlFlow;
 pub use load::{Component, LoadOptions};
 pub use plan::Plan;
 pub use request::{InitImage, Request};
+use rungs::{Ladder, Ways};
+pub use rungs::{Part, Rung};
 use tiling::Half;
 pub use tiling::VaeTiling;
 
-use crate::device::{Device, Tiled, Tiling};
+use crate::device::{Device, Tiling};
 use crate::models::{
     ClipTextEncoder, ModelFiles, Tokenizer, Tokens, UNet, VaeConfig, VaeDecoder, VaeEncoder,
 };
@@ -85,13 +88,20 @@ pub enum Progress<'a> {
         /// The words that were dropped.
         dropped: &'a str,
     },
-    /// There is no room for both halves of guidance at once: from now on they run one after the
-    /// other, which gives the same picture to rounding.
-    GuidanceInTurn,
     /// The VAE works in tiles that are parked on the host: the same picture, in less memory.
     VaeTiled {
         /// The side in pixels of a square with as many pixels as a tile.
         tile: usize,
+    },
+    /// The device had no room for a part of the work, which is now repeated with less memory. The
+    /// picture is the same, to rounding.
+    LowMemory {
+        /// What is repeated.
+        part: Part,
+        /// What is done about it.
+        rung: Rung,
+        /// The size of the allocation that failed.
+        requested_bytes: u64,
     },
     /// A call of the UNet is done.
     Step {
@@ -109,13 +119,13 @@ pub enum Progress<'a> {
 /// Told of [`Progress`]; a `Break` ends the work with [`Error::Cancelled`].
 pub type Observer<'a> = dyn FnMut(&Progress) -> ControlFlow<()> + 'a;
 
-/// Whether the two halves of guidance go through the UNet together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Guidance {
-    /// In one batch: the weights are read once.
-    Together,
-    /// One after the other: half the activations.
-    InTurn,
+/// What the UNet attends to, on the host.
+struct Contexts {
+    /// One for each half of guidance, the negative one first, and each for every picture:
+    /// `[N, tokens, channels]`.
+    halves: Vec<Vec<f32>>,
+    /// `[tokens, channels]`
+    shape: [usize; 2],
 }
 
 impl Pipeline {
@@ -207,6 +217,7 @@ impl Pipeline {
         let mut generator = Generator::new(request.seed);
         let shape = [request.count, height / factor, width / factor, self.vae.latent_channels];
 
+        let mut ladder = Ladder::new(&self.device, request.is_guided());
         let mut latents = match &request.init_image {
             None => {
                 let mut noise = generator.normal(shape.iter().product());
@@ -215,36 +226,37 @@ impl Pipeline {
             }
             Some(image) => {
                 scheduler.start_from_strength(image.strength)?;
-                let original =
-                    self.encode_image(image, request, shape, &mut generator, observer)?;
+                // One sample for all pictures, drawn once however often the image is encoded.
+                let noise = generator.normal(shape[1..].iter().product());
+                let tiling = self.vae_tiling(Half::Encoder, [height, width], request)?;
+                tell_tiling(tiling, observer)?;
+                let encode = |_| self.encode_image(image, shape, &noise, tiling);
+                let original = ladder.run(Part::Encoding, observer, encode)?;
                 let noise = generator.normal(shape.iter().product());
                 scheduler.add_noise(&original, &noise)?
             }
         };
-        let mut guidance = Guidance::Together;
-        let mut contexts = self.contexts(request, guidance, observer)?;
+        let prompts = self.prompts(request, observer)?;
+        let encode = |_| self.contexts(&prompts, request.count);
+        let contexts = ladder.run(Part::TextEncoding, observer, encode)?;
         let total = scheduler.timesteps().len();
         for index in 0..total {
             let timestep = scheduler.timesteps()[index];
             let input = scheduler.scale_model_input(&latents, index)?;
-            let mut output = self.denoise(&input, shape, timestep, &contexts, request);
-            let no_room = matches!(output, Err(Error::OutOfMemory { .. }));
-            if no_room && guidance == Guidance::Together && request.is_guided() {
-                tell(observer, &Progress::GuidanceInTurn)?;
-                guidance = Guidance::InTurn;
-                contexts.clear();
-                self.device.memory().trim();
-                contexts = self.contexts(request, guidance, &mut |_| ControlFlow::Continue(()))?;
-                output = self.denoise(&input, shape, timestep, &contexts, request);
-            }
-            let output = output?;
+            let denoise = |ways| self.denoise(&input, shape, timestep, &contexts, request, ways);
+            let output = ladder.run(Part::UNet, observer, denoise)?;
             scheduler.step(&output, &mut latents, std::slice::from_mut(&mut generator))?;
             tell(observer, &Progress::Step { done: index + 1, total, latents: &latents })?;
         }
-        drop(contexts);
         self.device.memory().trim();
         tell(observer, &Progress::Decoding)?;
-        self.decode(&latents, request, shape, observer)
+        let tiling = self.vae_tiling(Half::Decoder, [height, width], request)?;
+        tell_tiling(tiling, observer)?;
+        let one = |latent| {
+            let decode = |_| self.decode(latent, shape, tiling);
+            ladder.run(Part::Decoding, observer, decode)
+        };
+        latents.chunks_exact(shape[1..].iter().product()).map(one).collect()
     }
 
     fn scheduler(&self, request: &Request) -> Result<Scheduler> {
@@ -258,43 +270,32 @@ impl Pipeline {
         Scheduler::new(&config, request.steps)
     }
 
-    /// What the UNet attends to: one tensor for both halves of guidance, or one for each.
-    fn contexts(
-        &self,
-        request: &Request,
-        guidance: Guidance,
-        observer: &mut Observer,
-    ) -> Result<Vec<Tensor>> {
-        let _stage = self.device.stage("text encoder");
+    /// The negative prompt, if the request is guided, and the prompt.
+    fn prompts(&self, request: &Request, observer: &mut Observer) -> Result<Vec<Tokens>> {
         let prompt = self.tokenizer.encode(&request.prompt)?;
         report_cut(&prompt, observer)?;
-        let mut halves = vec![prompt];
+        let mut prompts = vec![prompt];
         if request.is_guided() {
             let negative = self.tokenizer.encode(&request.negative_prompt)?;
             report_cut(&negative, observer)?;
-            halves.insert(0, negative);
+            prompts.insert(0, negative);
         }
-        let ids: Vec<u32> = halves.iter().flat_map(|tokens| &tokens.ids).copied().collect();
+        Ok(prompts)
+    }
+
+    /// What the UNet attends to for `count` pictures.
+    fn contexts(&self, prompts: &[Tokens], count: usize) -> Result<Contexts> {
+        let _stage = self.device.stage("text encoder");
+        let ids: Vec<u32> = prompts.iter().flat_map(|tokens| &tokens.ids).copied().collect();
         let encoded = self.text_encoder.encode(&ids)?;
         let &[_, length, width] = encoded.shape() else {
             unreachable!("a context is [N, tokens, channels]");
         };
         let values = encoded.to_vec()?;
         drop(encoded);
-        // Each half once for every picture.
-        let halves: Vec<Vec<f32>> =
-            values.chunks_exact(length * width).map(|half| half.repeat(request.count)).collect();
-        let batches = match guidance {
-            Guidance::Together => vec![halves.concat()],
-            Guidance::InTurn => halves,
-        };
-        let upload = |values: &Vec<f32>| {
-            let shape = [values.len() / (length * width), length, width];
-            Tensor::from_slice(&self.device, &shape, self.dtype, values)
-        };
-        let contexts = batches.iter().map(upload).collect();
         self.device.memory().trim();
-        contexts
+        let halves = values.chunks_exact(length * width).map(|half| half.repeat(count)).collect();
+        Ok(Contexts { halves, shape: [length, width] })
     }
 
     /// What the UNet says of `latents`, `[N, C, h, w]` in and out, with guidance.
@@ -303,18 +304,27 @@ impl Pipeline {
         latents: &[f32],
         [count, height, width, channels]: [usize; 4],
         timestep: f32,
-        contexts: &[Tensor],
+        contexts: &Contexts,
         request: &Request,
+        ways: Ways,
     ) -> Result<Vec<f32>> {
         let _stage = self.device.stage("unet");
         let input = channels_last(latents, channels, height * width);
+        let calls = match ways.guidance_in_turn {
+            // In one batch, the weights are read once.
+            false => vec![contexts.halves.concat()],
+            true => contexts.halves.clone(),
+        };
+        let [length, context_width] = contexts.shape;
         let mut halves = Vec::new();
-        for context in contexts {
-            let batch = context.shape()[0];
+        for context in calls {
+            let batch = context.len() / (length * context_width);
+            let shape = [batch, length, context_width];
+            let context = Tensor::from_slice(&self.device, &shape, self.dtype, &context)?;
             let shape = [batch, height, width, channels];
             let input = input.repeat(batch / count);
             let input = Tensor::from_slice(&self.device, &shape, self.dtype, &input)?;
-            let output = self.unet.forward(&input, &vec![timestep; batch], context)?.to_vec()?;
+            let output = self.unet.forward(&input, &vec![timestep; batch], &context)?.to_vec()?;
             halves.extend(channels_first(&output, channels, height * width));
         }
         if !request.is_guided() {
@@ -325,14 +335,14 @@ impl Pipeline {
         Ok(negative.iter().zip(positive).map(guide).collect())
     }
 
-    /// A picture's latents, `[N, C, h, w]`: one sample of the posterior for all of them.
+    /// A picture's latents, `[N, C, h, w]`: one sample of the posterior, by `noise`, `[C, h, w]`,
+    /// for all of them.
     fn encode_image(
         &self,
         image: &InitImage,
-        request: &Request,
         [count, height, width, channels]: [usize; 4],
-        generator: &mut Generator,
-        observer: &mut Observer,
+        noise: &[f32],
+        tiling: Option<(usize, Tiling)>,
     ) -> Result<Vec<f32>> {
         let Some(encoder) = &self.encoder else {
             let detail = "the pipeline was loaded without the VAE's encoder";
@@ -348,15 +358,13 @@ impl Pipeline {
             ));
         }
         let _stage = self.device.stage("vae encode");
-        let tiled = self.vae_tiling(Half::Encoder, [height * factor, width * factor], request)?;
-        let _tiled = self.tile(tiled, observer)?;
+        let _tiled = tiling.map(|(_, tiling)| self.device.tile(tiling));
         let signed: Vec<f32> = image.rgb.iter().map(|value| 2.0 * value - 1.0).collect();
         let pixels = Tensor::from_slice(&self.device, &shape, self.dtype, &signed)?;
         let moments = encoder.encode(&pixels)?;
         drop(pixels);
         let shape = [1, height, width, channels];
-        let noise = generator.normal(shape.iter().product());
-        let noise = channels_last(&noise, channels, height * width);
+        let noise = channels_last(noise, channels, height * width);
         let noise = Tensor::from_slice(&self.device, &shape, DType::F32, &noise)?;
         let sample =
             ops::gaussian_sample(&moments, &noise, self.vae.scaling_factor as f32)?.to_vec()?;
@@ -365,40 +373,23 @@ impl Pipeline {
         Ok(channels_first(&sample, channels, height * width).repeat(count))
     }
 
-    /// Tiles what follows, if it is to be tiled, and says so.
-    fn tile(
-        &self,
-        tiling: Option<(usize, Tiling)>,
-        observer: &mut Observer,
-    ) -> Result<Option<Tiled>> {
-        let Some((tile, tiling)) = tiling else { return Ok(None) };
-        tell(observer, &Progress::VaeTiled { tile })?;
-        Ok(Some(self.device.tile(tiling)))
-    }
-
-    /// The pictures of `latents`, `[N, C, h, w]`, one after the other.
+    /// The picture of `latent`, `[C, h, w]`.
     fn decode(
         &self,
-        latents: &[f32],
-        request: &Request,
+        latent: &[f32],
         [_, height, width, channels]: [usize; 4],
-        observer: &mut Observer,
-    ) -> Result<Vec<Picture>> {
+        tiling: Option<(usize, Tiling)>,
+    ) -> Result<Picture> {
         let _stage = self.device.stage("vae decode");
+        let _tiled = tiling.map(|(_, tiling)| self.device.tile(tiling));
         let factor = self.vae.downscale();
-        let tiled = self.vae_tiling(Half::Decoder, [height * factor, width * factor], request)?;
-        let _tiled = self.tile(tiled, observer)?;
-        let one = |latent: &[f32]| {
-            let scaled: Vec<f32> =
-                latent.iter().map(|v| v / self.vae.scaling_factor as f32).collect();
-            let scaled = channels_last(&scaled, channels, height * width);
-            let shape = [1, height, width, channels];
-            let latent = Tensor::from_slice(&self.device, &shape, self.dtype, &scaled)?;
-            let decoded = self.decoder.decode(&latent)?.to_vec()?;
-            let rgb = decoded.iter().map(|value| (value / 2.0 + 0.5).clamp(0.0, 1.0)).collect();
-            Ok(Picture { width: width * factor, height: height * factor, rgb })
-        };
-        latents.chunks_exact(channels * height * width).map(one).collect()
+        let scaled: Vec<f32> = latent.iter().map(|v| v / self.vae.scaling_factor as f32).collect();
+        let scaled = channels_last(&scaled, channels, height * width);
+        let shape = [1, height, width, channels];
+        let latent = Tensor::from_slice(&self.device, &shape, self.dtype, &scaled)?;
+        let decoded = self.decoder.decode(&latent)?.to_vec()?;
+        let rgb = decoded.iter().map(|value| (value / 2.0 + 0.5).clamp(0.0, 1.0)).collect();
+        Ok(Picture { width: width * factor, height: height * factor, rgb })
     }
 }
 
@@ -406,6 +397,14 @@ fn tell(observer: &mut Observer, progress: &Progress) -> Result<()> {
     match observer(progress) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(()) => Err(Error::Cancelled),
+    }
+}
+
+/// Says so if a half of the VAE is to work in tiles.
+fn tell_tiling(tiling: Option<(usize, Tiling)>, observer: &mut Observer) -> Result<()> {
+    match tiling {
+        Some((tile, _)) => tell(observer, &Progress::VaeTiled { tile }),
+        None => Ok(()),
     }
 }
 

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use serde::Serialize;
 
-use super::{Component, LoadOptions, Pipeline, Progress, Request};
+use super::{Component, LoadOptions, Pipeline, Progress, Request, Rung};
 use crate::backend::ProgramSource;
 use crate::device::Device;
 use crate::memory::MemoryStats;
@@ -27,10 +27,10 @@ pub struct Plan {
     pub dtype: String,
     /// Calls of the UNet.
     pub calls: usize,
-    /// Whether the halves of guidance run one after the other, for want of memory.
-    pub guidance_in_turn: bool,
     /// The side in pixels of the VAE decoder's tiles, if it works in tiles.
     pub vae_tile: Option<usize>,
+    /// What is done for want of memory, in this order.
+    pub rungs: Vec<Rung>,
     /// What the model's weights hold on the device, in bytes.
     pub weight_bytes: u64,
     /// Components whose weights are on the host.
@@ -66,11 +66,11 @@ pub(super) fn plan(
 ) -> Result<Plan> {
     let pipeline = Pipeline::load(dry, files, dtype, options)?;
     let weight_bytes = dry.memory_stats().held_bytes;
-    let (mut calls, mut guidance_in_turn, mut vae_tile) = (0, false, None);
+    let (mut calls, mut rungs, mut vae_tile) = (0, Vec::new(), None);
     let pictures = pipeline.generate(request, &mut |progress| {
         match progress {
             Progress::Step { done, .. } => calls = *done,
-            Progress::GuidanceInTurn => guidance_in_turn = true,
+            Progress::LowMemory { rung, .. } => rungs.push(*rung),
             // The encoder's come before this.
             Progress::Decoding => vae_tile = None,
             Progress::VaeTiled { tile } => vae_tile = Some(*tile),
@@ -85,8 +85,8 @@ pub(super) fn plan(
         size: pictures.first().map_or([0, 0], |picture| [picture.width, picture.height]),
         dtype: dtype.name().to_owned(),
         calls,
-        guidance_in_turn,
         vae_tile,
+        rungs,
         weight_bytes,
         offloaded: options.offload.iter().copied().collect(),
         host_bytes: memory.peak_host_bytes,
@@ -105,10 +105,11 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let gb = |bytes: u64| bytes as f64 / 1e9;
         let [width, height] = self.size;
-        let guidance =
-            if self.guidance_in_turn { ", guidance one half after the other" } else { "" };
         writeln!(f, "device            {}", self.device)?;
-        writeln!(f, "picture           {width}x{height}, {}{guidance}", self.dtype)?;
+        writeln!(f, "picture           {width}x{height}, {}", self.dtype)?;
+        for rung in &self.rungs {
+            writeln!(f, "less memory       {rung}")?;
+        }
         if let Some(tile) = self.vae_tile {
             writeln!(f, "vae tiles         {tile} pixels")?;
         }
@@ -126,19 +127,11 @@ impl fmt::Display for Plan {
                 gb(self.copied_bytes)
             )?;
         }
-        writeln!(
-            f,
-            "peak memory       {:.3} GB of {:.3} GB",
-            gb(self.peak_bytes),
-            gb(self.memory.budget_bytes)
-        )?;
+        writeln!(f, "peak memory       {:.3} GB", gb(self.peak_bytes))?;
         if self.parked_bytes > 0 {
             writeln!(f, "parked on host    {:.3} GB at most", gb(self.parked_bytes))?;
         }
-        write!(f, "largest block     {:.3} GB", gb(self.largest_allocation_bytes))?;
-        for (label, stats) in &self.memory.labels {
-            write!(f, "\n  {label:<20} {:>9.3} GB at most", gb(stats.peak_live_bytes))?;
-        }
-        Ok(())
+        writeln!(f, "largest block     {:.3} GB", gb(self.largest_allocation_bytes))?;
+        write!(f, "\n{}", self.memory)
     }
 }

@@ -46,6 +46,34 @@ unsafe impl Send for DeviceId {}
 // SAFETY: as above.
 unsafe impl Sync for DeviceId {}
 
+impl Found {
+    /// How many bytes of its memory the driver says that nobody uses now, where it tells.
+    pub fn free_memory_bytes(&self) -> Option<u64> {
+        self.id.free_memory_bytes()
+    }
+}
+
+impl DeviceId {
+    pub fn free_memory_bytes(self) -> Option<u64> {
+        // What a test has made up.
+        if self.0.is_null() {
+            return None;
+        }
+        let extensions = get_device_info(self.0, CL_DEVICE_EXTENSIONS).map(text).ok()?;
+        if !extensions.contains("cl_amd_device_attribute_query") {
+            return None;
+        }
+        first_kib(&get_device_data(self.0, CL_DEVICE_GLOBAL_FREE_MEMORY_AMD).ok()?)
+    }
+}
+
+/// What `CL_DEVICE_GLOBAL_FREE_MEMORY_AMD` answers: one or two `size_t` of KiB, all that is free and
+/// the largest free block.
+fn first_kib(answer: &[u8]) -> Option<u64> {
+    let kib = usize::from_ne_bytes(*answer.first_chunk()?);
+    (kib as u64).checked_mul(1024)
+}
+
 /// Every device of every platform. The absence of a loader or driver is no error but a note.
 pub fn enumerate() -> Enumeration {
     let mut found = Enumeration::default();
@@ -195,4 +223,19 @@ fn pci_address(id: *mut c_void, extensions: &str) -> Option<String> {
 
 fn format_pci(domain: u32, bus: u32, device: u32, function: u32) -> String {
     format!("{domain:04x}:{bus:02x}:{device:02x}.{function:x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_memory_is_the_first_number_in_kib() {
+        let answer = |numbers: &[usize]| -> Vec<u8> {
+            numbers.iter().flat_map(|number| number.to_ne_bytes()).collect()
+        };
+        assert_eq!(first_kib(&answer(&[8_000_000, 1_000])), Some(8_192_000_000));
+        assert_eq!(first_kib(&answer(&[4])), Some(4096));
+        assert_eq!(first_kib(&[1, 2]), None);
+    }
 }

@@ -3,6 +3,7 @@ use std::process::ExitCode;
 use ellesmere::hardware::{DeviceEntry, detect};
 use ellesmere::info::DeviceKind;
 use ellesmere::{Device, DeviceOptions, Result};
+use serde_json::json;
 
 use crate::{print_json, table};
 
@@ -34,11 +35,15 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
     }
     if arguments.json {
-        print_json(&detected);
+        let mut document = json!(detected);
+        for (index, entry) in detected.entries.iter().enumerate() {
+            document["entries"][index]["free_memory"] = json!(entry.free_memory());
+        }
+        print_json(&document);
     } else {
         let head = [
-            "id", "kind", "name", "platform", "driver", "units", "memory", "largest", "local",
-            "vector", "PCI", "note",
+            "id", "kind", "name", "platform", "driver", "units", "memory", "free", "largest",
+            "local", "vector", "PCI", "note",
         ];
         let rows: Vec<_> = detected.entries.iter().map(row).collect();
         table::print(head, &rows);
@@ -47,7 +52,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn row(entry: &DeviceEntry) -> [String; 12] {
+fn row(entry: &DeviceEntry) -> [String; 13] {
     let info = &entry.info;
     let kind = match info.kind {
         DeviceKind::Gpu => "GPU",
@@ -62,6 +67,7 @@ fn row(entry: &DeviceEntry) -> [String; 12] {
         info.driver.clone(),
         info.compute_units.to_string(),
         table::bytes(info.memory_bytes),
+        entry.free_memory().map_or("unknown".to_owned(), |free| table::bytes(free.bytes)),
         table::bytes(info.max_allocation_bytes),
         format!("{}{own}", table::bytes(info.local_memory_bytes)),
         info.vector_width.to_string(),

@@ -1,0 +1,144 @@
+//! What a pipeline does when the device has no room: the same picture with less memory.
+//!
+//! A [`Part`] of the work that runs out of memory is repeated after each rung that it can go down,
+//! in the order of [`Rung::ALL`], until it works or no rung is left. What a rung changes stays
+//! changed until the pictures of the request are done: the next step would run out again.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::{Observer, Progress, tell};
+use crate::device::Device;
+use crate::{Error, Result};
+
+/// A part of the work that is repeated as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Part {
+    /// Prompts to what the UNet attends to.
+    TextEncoding,
+    /// An init image to latents.
+    Encoding,
+    /// One call of the UNet, or one for each half of guidance.
+    #[serde(rename = "unet")]
+    UNet,
+    /// The latents of one picture to its pixels.
+    Decoding,
+}
+
+/// A way to need less memory. All give the same picture, to rounding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Rung {
+    /// Nothing changes but that all memory which is not in use was given back: helps where another
+    /// program took the device's memory for a moment, so it is tried once for each part, and only
+    /// if it was the device that had no room and not the budget.
+    Again,
+    /// The halves of guidance go through the UNet one after the other: half the activations.
+    GuidanceInTurn,
+}
+
+/// How the parts run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ways {
+    /// Whether each half of guidance is a call of its own.
+    pub guidance_in_turn: bool,
+}
+
+impl Rung {
+    /// In the order in which they are tried: what costs least comes first.
+    pub const ALL: [Self; 2] = [Self::Again, Self::GuidanceInTurn];
+
+    /// Whether `part` would need less memory after this rung than it does now.
+    fn helps(self, part: Part, ways: &Ways, is_guided: bool) -> bool {
+        match self {
+            Self::Again => true,
+            Self::GuidanceInTurn => part == Part::UNet && is_guided && !ways.guidance_in_turn,
+        }
+    }
+
+    fn take(self, ways: &mut Ways) {
+        match self {
+            Self::Again => {}
+            Self::GuidanceInTurn => ways.guidance_in_turn = true,
+        }
+    }
+}
+
+/// What is done, as a part of a sentence.
+impl fmt::Display for Rung {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Again => "all unused memory was given back, once more",
+            Self::GuidanceInTurn => "the halves of guidance one after the other from now on",
+        })
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TextEncoding => "the text encoder",
+            Self::Encoding => "the VAE's encoder",
+            Self::UNet => "the UNet",
+            Self::Decoding => "the VAE's decoder",
+        })
+    }
+}
+
+/// The rungs that one request has gone down.
+pub(super) struct Ladder<'a> {
+    device: &'a Device,
+    is_guided: bool,
+    ways: Ways,
+}
+
+impl<'a> Ladder<'a> {
+    pub fn new(device: &'a Device, is_guided: bool) -> Self {
+        Self { device, is_guided, ways: Ways::default() }
+    }
+
+    /// Runs `part`, again after each rung that helps for as long as there is no room. `work` must
+    /// be what can be repeated: it may not draw noise or tell the observer anything.
+    ///
+    /// # Errors
+    ///
+    /// Those of `work`; [`Error::OutOfMemory`] where no rung is left; [`Error::Cancelled`].
+    pub fn run<T>(
+        &mut self,
+        part: Part,
+        observer: &mut Observer,
+        mut work: impl FnMut(Ways) -> Result<T>,
+    ) -> Result<T> {
+        let mut rungs = Rung::ALL.into_iter();
+        loop {
+            let error = match work(self.ways) {
+                Err(error @ Error::OutOfMemory { .. }) => error,
+                done => return done,
+            };
+            let &Error::OutOfMemory { requested_bytes, .. } = &error else { unreachable!() };
+            let helps = |rung: &Rung| {
+                let useful = *rung != Rung::Again || refused_by_device(&error);
+                useful && rung.helps(part, &self.ways, self.is_guided)
+            };
+            let Some(rung) = rungs.find(helps) else { return Err(error) };
+            rung.take(&mut self.ways);
+            // What is still queued may hold memory that was dropped.
+            self.device.finish()?;
+            self.device.memory().trim();
+            tell(observer, &Progress::LowMemory { part, rung, requested_bytes })?;
+        }
+    }
+}
+
+/// Whether there was room in the budget, so that another program has the memory.
+fn refused_by_device(error: &Error) -> bool {
+    match *error {
+        Error::OutOfMemory { requested_bytes, held_bytes, budget_bytes } => {
+            held_bytes.saturating_add(requested_bytes) <= budget_bytes || budget_bytes == 0
+        }
+        _ => false,
+    }
+}
