@@ -41,8 +41,8 @@ impl LoadOptions {
         Self { vae_encoder: request.init_image.is_some(), offload: BTreeSet::new() }
     }
 
-    /// All that a request needs, with as little on the host as the device's budget allows, and the
-    /// plan for that: what copies fewer weights comes first.
+    /// All that a request needs, placed so that it fits the device's budget and the fewest bytes of
+    /// weights are copied while it is drawn, and the plan for that.
     ///
     /// # Errors
     ///
@@ -57,12 +57,23 @@ impl LoadOptions {
         let placements: [&[Component]; 4] =
             [&[], &[Component::TextEncoder, Component::Vae], &[Component::UNet], &Component::ALL];
         let mut options = Self::for_request(request);
+        let mut best: Option<(Self, Plan)> = None;
         for offload in placements {
             options.offload = offload.iter().copied().collect();
-            match Pipeline::plan(device, files, dtype, &options, request) {
-                Err(Error::OutOfMemory { .. }) => {}
-                planned => return Ok((options, planned?)),
+            let plan = match Pipeline::plan(device, files, dtype, &options, request) {
+                Err(Error::OutOfMemory { .. }) => continue,
+                planned => planned?,
+            };
+            // One that offloads more may copy less: what has more room need not repeat its work.
+            if best.as_ref().is_none_or(|(_, best)| plan.copied_bytes < best.copied_bytes) {
+                best = Some((options.clone(), plan));
             }
+            if best.as_ref().is_some_and(|(_, best)| best.copied_bytes == 0) {
+                break;
+            }
+        }
+        if let Some(best) = best {
+            return Ok(best);
         }
         // What all weights on the host take, found between what is too little and what is enough.
         let peak_bytes = |budget_bytes| {
