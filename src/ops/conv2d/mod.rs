@@ -159,18 +159,14 @@ pub fn conv2d(
     epilogue: Epilogue,
 ) -> Result<Tensor> {
     let problem = check(x, weights, params, &epilogue)?;
-    let algorithm = plan(&problem, x.device().info());
-    if algorithm == Algorithm::Pointwise {
-        return gemm(x, None, weights, epilogue);
-    }
-    let job = Job::new(x, weights, problem, epilogue)?;
-    match algorithm {
-        Algorithm::Pointwise => unreachable!("it has been made a product"),
-        Algorithm::Winograd { tile } => winograd::run(&job, tile),
-        Algorithm::Edge(edge) => direct::run(&job, edge.kernel(), edge_tiling),
-        Algorithm::WinogradLocal => winograd::local::run(&job),
-        Algorithm::RegisterTiles => direct::run(&job, "conv2d_register", register_tiling),
-        Algorithm::LocalTiles => direct::run(&job, "conv2d_local", local_tiling),
+    let job = || Job::new(x, weights, problem, epilogue);
+    match plan(&problem, x.device().info()) {
+        Algorithm::Pointwise => gemm(x, None, weights, epilogue),
+        Algorithm::Winograd { tile } => winograd::run(&job()?, tile),
+        Algorithm::Edge(edge) => direct::run(&job()?, edge.kernel(), edge_tiling),
+        Algorithm::WinogradLocal => winograd::local::run(&job()?),
+        Algorithm::RegisterTiles => direct::run(&job()?, "conv2d_register", register_tiling),
+        Algorithm::LocalTiles => direct::run(&job()?, "conv2d_local", local_tiling),
     }
 }
 
