@@ -1,5 +1,6 @@
 //! The chips that the report knows: facts from their makers' manuals, in one table.
 
+use crate::info::{DeviceInfo, DeviceKind};
 use crate::isa::assembly::Facts;
 
 /// A chip, as far as the model needs it.
@@ -26,6 +27,10 @@ pub struct Target {
     pub local_bytes_per_cycle: u32,
     /// Bytes that the first cache moves in a cycle.
     pub global_bytes_per_cycle: u32,
+    /// Compute units of the best-known card with this chip.
+    pub units: u32,
+    /// Local memory that a work-group may take.
+    pub group_local_bytes: u32,
 }
 
 const GCN: Target = Target {
@@ -40,7 +45,11 @@ const GCN: Target = Target {
     local_bytes: 64 << 10,
     local_bytes_per_cycle: 128,
     global_bytes_per_cycle: 64,
+    units: 36,
+    group_local_bytes: 32 << 10,
 };
+
+const VEGA: Target = Target { name: "gfx900", units: 64, group_local_bytes: 64 << 10, ..GCN };
 
 const RDNA: Target = Target {
     name: "gfx1030",
@@ -52,18 +61,19 @@ const RDNA: Target = Target {
     vgpr_granule: 16,
     sgprs: 0,
     global_bytes_per_cycle: 128,
-    ..GCN
+    units: 72,
+    ..VEGA
 };
 
 /// Every chip, the oldest first.
 pub const TARGETS: [Target; 7] = [
     GCN,
-    Target { name: "gfx900", ..GCN },
-    Target { name: "gfx906", ..GCN },
-    Target { name: "gfx90a", most_waves: 8, vgprs: 512, vgpr_granule: 8, ..GCN },
+    VEGA,
+    Target { name: "gfx906", units: 60, ..VEGA },
+    Target { name: "gfx90a", most_waves: 8, vgprs: 512, vgpr_granule: 8, units: 104, ..VEGA },
     RDNA,
-    Target { name: "gfx1100", vgprs: 1536, vgpr_granule: 24, ..RDNA },
-    Target { name: "gfx1201", vgprs: 1536, vgpr_granule: 24, ..RDNA },
+    Target { name: "gfx1100", vgprs: 1536, vgpr_granule: 24, units: 96, ..RDNA },
+    Target { name: "gfx1201", vgprs: 1536, vgpr_granule: 24, units: 64, ..RDNA },
 ];
 
 /// Scalar registers are dealt out in sixteens, local memory in 512 bytes.
@@ -94,6 +104,27 @@ impl Target {
         let by_local = (groups.saturating_mul(group_waves) / self.simds)
             .max(u32::from(groups > 0 && group_waves < self.simds));
         by_registers.min(by_local)
+    }
+
+    /// A card with this chip as its driver would describe it, for what is decided where there is
+    /// none: an RX 580, RX Vega 64, Radeon VII, MI210, RX 6800 XT, RX 7900 XTX or RX 9070 XT.
+    pub fn card(&self) -> DeviceInfo {
+        DeviceInfo {
+            backend: "opencl",
+            name: self.name.to_owned(),
+            vendor: "AMD".to_owned(),
+            platform: "none: chosen by the static report".to_owned(),
+            driver: String::new(),
+            kind: DeviceKind::Gpu,
+            compute_units: self.units,
+            memory_bytes: 8 << 30,
+            max_allocation_bytes: 8 << 30,
+            local_memory_bytes: u64::from(self.group_local_bytes),
+            local_memory_is_fast: true,
+            max_work_group: 256,
+            vector_width: 1,
+            pci_address: None,
+        }
     }
 
     /// The chip's number as its libraries have it: 8003 for gfx803, 9010 for gfx90a.

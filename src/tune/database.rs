@@ -207,7 +207,7 @@ impl Database {
                             let own = distance == 0.0 || entry.is_for_others();
                             let configuration =
                                 if own { configuration } else { query.base.clone() };
-                            let says = if own { "" } else { ": what the op suggests is as good" };
+                            let says = if own { "" } else { ": for its own class alone" };
                             let found = format!("{title} answers, {distance:.1} away{says}");
                             steps.push(Step { place, found });
                             let entry = entry.clone();

@@ -189,7 +189,11 @@ impl Entry {
 
     /// Whether the values are for classes near this one too. What an op suggests depends on the
     /// sizes: a class where that is nearly as quick says that it is good nearby.
+    /// A static entry is of its own class: its model is about how its sizes fall on a chip's units.
     pub(super) fn is_for_others(&self) -> bool {
+        if self.basis == Basis::Static {
+            return false;
+        }
         let times = self.seconds.zip(self.default_seconds);
         times.is_none_or(|(best, default)| WORTH * best <= default)
     }

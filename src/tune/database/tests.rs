@@ -104,6 +104,12 @@ fn the_nearest_class_answers_up_to_the_cut_off() {
     for (why, rows, expected) in cases {
         assert_eq!(tile_m(&database, rows, &info()).0, expected, "{why}");
     }
+    let stated = Entry { basis: Basis::Static, seconds: None, ..entry(64, 16) };
+    let database = with_entries(&[], &[stated]);
+    let default = Configuration::defaults(kernel().parameters).get("TILE_M");
+    for (why, rows, expected) in [("its own class", 64, 16), ("a class near", 128, default)] {
+        assert_eq!(tile_m(&database, rows, &info()).0, Some(expected), "static, {why}");
+    }
     let other = Class(vec![("rows", 64), ("outputs", 320), ("channels", 320)]);
     assert_eq!(distance(&entry(64, 16).class, &other), f64::INFINITY, "sizes of other names");
 }

@@ -38,7 +38,7 @@ pub struct Arguments {
 }
 
 /// Local memory that a work-group has on the smallest card.
-const MOST_LOCAL_BYTES: u32 = 32 << 10;
+pub const MOST_LOCAL_BYTES: u32 = 32 << 10;
 
 /// Bounds are recorded in thousandths, and are worse from the next one down.
 const RESOLUTION: f64 = 1e-3;
@@ -75,11 +75,7 @@ struct Bounds {
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let target = Target::find(&arguments.target).ok_or_else(|| {
-        let names = TARGETS.map(|target| target.name).join(", ");
-        let detail = format!("expected one of {names}, got {:?}", arguments.target);
-        Error::argument("target", detail)
-    })?;
+    let target = target(&arguments.target)?;
     let dtypes = match &arguments.dtype {
         Some(name) => vec![name.parse::<DType>()?],
         None => DType::ALL.to_vec(),
@@ -107,6 +103,14 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let failures = failures(&recorded, target.name, compiler.name(), &reports);
     failures.iter().for_each(|failure| eprintln!("clbench: {failure}"));
     Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The chip of that name.
+pub fn target(name: &str) -> Result<&'static Target> {
+    Target::find(name).ok_or_else(|| {
+        let names = TARGETS.map(|target| target.name).join(", ");
+        Error::argument("target", format!("expected one of {names}, got {name:?}"))
+    })
 }
 
 /// Kernels with their configurations: the one that was asked for, or all that GPUs are given.

@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use ellesmere::bench::{CASES, Part, Problem, Suite};
 use ellesmere::hardware::{DeviceEntry, Wanted, detect};
+use ellesmere::info::DeviceInfo;
 use ellesmere::io::{atomic, read_text};
 use ellesmere::tune::{Database, Entry, Outcome, Recording, Space, StrategyKind};
 use ellesmere::{DType, Error, Result, knob};
 
 use crate::table;
 
+mod by_report;
 mod child;
 mod demo;
 mod journal;
@@ -49,6 +51,12 @@ pub struct Arguments {
     /// auto (the best device but the host) or an id of `clbench devices`
     #[arg(long)]
     device: Option<String>,
+    /// Choose for a chip that is not here by what a compiler reports (see `clbench isa`), as gfx803
+    #[arg(
+        long,
+        conflicts_with_all = ["device", "strategy", "max_candidates", "resume", "retry", "source", "output"]
+    )]
+    target: Option<String>,
     /// exhaustive, random, anneal, local or model
     #[arg(long)]
     strategy: Option<String>,
@@ -99,6 +107,10 @@ What is tried is noted before and after in the folder of the tuned configuration
 on there. Candidates that crashed or hung are on the blacklist there, for that device, driver and \
 source, until --retry.
 
+With --target nothing runs: of products, convolutions and attention the configuration is chosen by \
+the share of peak to which the compiled loop is bound and by how evenly its tiles fall on the chip's \
+units, and remembered as `static`. It answers for its own class of sizes alone.
+
 A kernel of your own: write FILE.cl with the name, the arguments and the parameters of the kernel \
 that it stands in for (start from its file in kernels/; prelude and headers come before it), and \
 give it by --source. Its results are known by the hash of that source: the best one goes to \
@@ -133,11 +145,18 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         "none" => None,
         text => Some(duration("budget", text)?),
     };
-    let entry = device(arguments)?;
-    let problems = problems(arguments, dtype, &entry)?;
+    let target = arguments.target.as_deref().map(crate::isa::target).transpose()?;
+    let (device, info) = match target {
+        Some(target) => (String::new(), target.card()),
+        None => {
+            let entry = device(arguments)?;
+            (entry.id, entry.info)
+        }
+    };
+    let problems = problems(arguments, dtype, &info)?;
     let settings = Settings {
-        device: entry.id.clone(),
-        info: entry.info.clone(),
+        device,
+        info,
         strategy: strategy.unwrap_or_default(),
         seed: arguments.seed,
         max_candidates: arguments.max_candidates,
@@ -153,6 +172,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.dry_run {
         list(&problems);
         return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(target) = target {
+        return by_report::run(target, &problems);
     }
     if let Some(output) = &arguments.output {
         if problems.len() > 1 {
@@ -247,9 +269,8 @@ fn device(arguments: &Arguments) -> Result<DeviceEntry> {
     }
 }
 
-fn problems(arguments: &Arguments, dtype: DType, entry: &DeviceEntry) -> Result<Vec<Problem>> {
+fn problems(arguments: &Arguments, dtype: DType, info: &DeviceInfo) -> Result<Vec<Problem>> {
     let name = arguments.kernel.as_deref().unwrap_or_default();
-    let info = &entry.info;
     let parts = match arguments.suite.as_deref() {
         None => None,
         Some("sd15") => Some(Part::sd15()?),

@@ -337,6 +337,7 @@ fn misuse_is_one_line() {
         (&["group_norm", "--shape", "channels=33"], 2, &["groups that divide 33 channels"]),
         (&["all", "--shape", "rows=3"], 2, &["is for one kernel"]),
         (&[gemm, "--dtype", "f64"], 2, &["f64"]),
+        (&[gemm, "--target", "gfx803", "--device", &device], 2, &["--device"]),
         (&[gemm, "--strategy", "best"], 2, &["exhaustive, random", "got \"best\""]),
         (&[gemm, "--budget", "soon"], 2, &["budget: expected a time", "got \"soon\""]),
         (&[gemm, "--timeout", "0s"], 2, &["timeout: expected a time", "got \"0s\""]),
@@ -372,6 +373,38 @@ fn a_dry_run_lists_what_a_model_launches() {
     }
     assert!(text(&output.stderr).is_empty(), "{}", text(&output.stderr));
     assert!(!folder.path().join("cache").exists(), "nothing is written");
+}
+
+#[test]
+fn a_chip_that_is_not_here_gets_what_the_compiler_reports_best() {
+    let folder = TempDir::new().unwrap();
+    // In a process of its own: two drivers' copies of LLVM do not stand each other.
+    let compiler = clbench(folder.path(), &["isa", "--kernel", "gemm_merge"]).output().unwrap();
+    if text(&compiler.stderr).contains("no compiler") {
+        eprintln!("not tested: {}", text(&compiler.stderr));
+        return;
+    }
+    let tune = |arguments: &[&str]| {
+        let mut all = vec!["tune"];
+        all.extend(arguments);
+        clbench(folder.path(), &all)
+    };
+    refused(&mut tune(&["geglu", "--target", "gfx803"]), 2, &["gemm_local", "got none"]);
+    refused(&mut tune(&["geglu", "--target", "gfx8"]), 2, &["expected one of gfx803", "\"gfx8\""]);
+    // The suggested tiles of 32 by 64 leave 4 of 36 units with twice the work of the others.
+    let shape = "rows=256,outputs=320,inputs=64";
+    let mut arguments = vec!["gemm_local", "--target", "gfx803", "--shape", shape];
+    let few = ["BUFFERS=1", "TILE_K=16", "ITEM_M=4", "ITEM_N=4", "TILE_M=16,32"];
+    few.iter().for_each(|values| arguments.extend(["--values", values]));
+    let output = tune(&arguments).output().unwrap();
+    succeeded(&output);
+    let lines = text(&output.stdout);
+    assert!(lines.starts_with("gfx803 as ") && lines.contains("nothing ran"), "{lines}");
+    let written = fs::read_to_string(folder.path().join("cache/tuning.json")).unwrap();
+    for part in ["\"static\"", "\"gfx803\"", "\"rows\": 256"] {
+        assert!(written.contains(part), "{part}: {written}");
+    }
+    assert!(!written.contains("seconds"), "no time that no clock has told: {written}");
 }
 
 #[test]

@@ -40,10 +40,14 @@ impl Display {
     }
 
     pub fn update(&mut self, state: &State) {
-        let text = state.text();
+        self.show(state.done, &state.text());
+    }
+
+    /// That so many candidates are done, and a text.
+    pub fn show(&mut self, done: usize, text: &str) {
         if let Some(bar) = &self.bar {
-            bar.set_position(state.done as u64);
-            bar.set_message(text);
+            bar.set_position(done as u64);
+            bar.set_message(text.to_owned());
         } else if self.last.elapsed() >= PERIOD {
             self.last = Instant::now();
             eprintln!("{}: {text}", self.name);
