@@ -261,7 +261,7 @@ fn what_fits_a_budget_is_found_and_the_least_budget_is_told() {
 }
 
 #[test]
-fn guidance_in_turn_is_the_same_picture() {
+fn a_unet_that_needs_less_memory_draws_the_same_picture() {
     let (case, model) = case("sd15/text");
     // Several pictures, so that the UNet's activations are more than the decoder's.
     let request = Request { count: 32, steps: 2, ..request(&case) };
@@ -276,35 +276,35 @@ fn guidance_in_turn_is_the_same_picture() {
     )
     .unwrap()
     .peak_bytes;
-    // The largest budget, in steps of 1 %, with which the halves do not fit together.
-    let device = (1..100).find_map(|percent| {
-        let budget_bytes = Some(peak_bytes / 100 * (100 - percent));
-        let device = Device::cpu_with(&DeviceOptions { budget_bytes, ..Default::default() });
-        let plan = Pipeline::plan(
-            &device,
-            files,
-            DType::F32,
-            &LoadOptions::for_request(&request),
-            &request,
-        )
-        .ok()?;
-        (plan.rungs == [Rung::GuidanceInTurn]).then_some(device)
-    });
-    let device = device.expect("some budget has room for one half alone");
-    let pipeline = Pipeline::load(&device, files, DType::F32, &LoadOptions::default()).unwrap();
-    let mut said = false;
-    let in_turn = pipeline.generate(&request, &mut |progress| {
-        let rung = Rung::GuidanceInTurn;
-        said |=
-            matches!(progress, Progress::LowMemory { part: Part::UNet, rung: r, .. } if *r == rung);
-        ControlFlow::Continue(())
-    });
-    assert!(said, "the change is said");
-    for (picture, expected) in in_turn.unwrap().iter().zip(&together) {
-        assert!(psnr_db(&picture.rgb, expected) >= 100.0);
+    for expected in [&[Rung::GuidanceInTurn][..], &[Rung::GuidanceInTurn, Rung::ParkSkips]] {
+        // The largest budget, in steps of 1 %, that asks for these rungs.
+        let device = (1..100).find_map(|percent| {
+            let budget_bytes = Some(peak_bytes / 100 * (100 - percent));
+            let device = Device::cpu_with(&DeviceOptions { budget_bytes, ..Default::default() });
+            let options = LoadOptions::for_request(&request);
+            let plan = Pipeline::plan(&device, files, DType::F32, &options, &request).ok()?;
+            let parks = plan.rungs.contains(&Rung::ParkSkips);
+            assert_eq!(plan.parked_bytes > 0, parks, "what is parked is counted");
+            (plan.rungs == expected).then_some((device, plan))
+        });
+        let (device, plan) = device.expect("some budget has room after these rungs");
+        let pipeline = Pipeline::load(&device, files, DType::F32, &LoadOptions::default()).unwrap();
+        let mut said = Vec::new();
+        let pictures = pipeline.generate(&request, &mut |progress| {
+            if let Progress::LowMemory { part: Part::UNet, rung, .. } = progress {
+                said.push(*rung);
+            }
+            ControlFlow::Continue(())
+        });
+        assert_eq!(said, expected, "each change is said");
+        for (picture, expected) in pictures.unwrap().iter().zip(&together) {
+            assert!(psnr_db(&picture.rgb, expected) >= 100.0);
+        }
+        let stats = device.memory_stats();
+        assert!(stats.peak_held_bytes <= stats.budget_bytes);
+        assert_eq!(stats.peak_held_bytes, plan.peak_bytes);
+        assert_eq!(stats.peak_parked_bytes, plan.parked_bytes);
     }
-    let stats = device.memory_stats();
-    assert!(stats.peak_held_bytes <= stats.budget_bytes);
 }
 
 #[test]

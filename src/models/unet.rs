@@ -7,9 +7,11 @@ use crate::tensor::Tensor;
 use crate::{DType, Device, Error, Result};
 
 mod blocks;
+mod skips;
 mod transformer;
 
 use blocks::{DownBlock, MidBlock, Step, UpBlock};
+use skips::Skips;
 
 /// The UNet of Stable Diffusion 1.x and 2.x and of the models distilled from them.
 ///
@@ -92,11 +94,37 @@ impl UNet {
     /// [`Error::Shape`] if the shapes do not agree as above; [`Error::OutOfMemory`],
     /// [`Error::Device`].
     pub fn forward(&self, latents: &Tensor, timesteps: &[f32], context: &Tensor) -> Result<Tensor> {
+        self.run(latents, timesteps, context, Skips::on_device())
+    }
+
+    /// As [`UNet::forward`], to the bit, with the skips on the host while the levels below them are
+    /// computed: less memory for copies both ways, which are counted in
+    /// [`MemoryStats::parked_bytes`](crate::memory::MemoryStats::parked_bytes).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`UNet::forward`]; [`Error::Argument`] if the host has no room.
+    pub fn forward_parking_skips(
+        &self,
+        latents: &Tensor,
+        timesteps: &[f32],
+        context: &Tensor,
+    ) -> Result<Tensor> {
+        self.run(latents, timesteps, context, Skips::parked())
+    }
+
+    fn run(
+        &self,
+        latents: &Tensor,
+        timesteps: &[f32],
+        context: &Tensor,
+        mut skips: Skips,
+    ) -> Result<Tensor> {
         self.check(latents, timesteps, context)?;
         let time = self.embed(timesteps)?;
         let step = Step { time: &time, context };
         let mut x = self.conv_in.forward(latents)?;
-        let mut skips = vec![x.clone()];
+        skips.push(&x)?;
         for block in &self.down {
             x = block.forward(x, &step, &mut skips)?;
         }

@@ -324,7 +324,12 @@ impl Pipeline {
             let shape = [batch, height, width, channels];
             let input = input.repeat(batch / count);
             let input = Tensor::from_slice(&self.device, &shape, self.dtype, &input)?;
-            let output = self.unet.forward(&input, &vec![timestep; batch], &context)?.to_vec()?;
+            let timesteps = vec![timestep; batch];
+            let output = match ways.park_skips {
+                false => self.unet.forward(&input, &timesteps, &context)?,
+                true => self.unet.forward_parking_skips(&input, &timesteps, &context)?,
+            };
+            let output = output.to_vec()?;
             halves.extend(channels_first(&output, channels, height * width));
         }
         if !request.is_guided() {

@@ -38,6 +38,8 @@ pub enum Rung {
     Again,
     /// The halves of guidance go through the UNet one after the other: half the activations.
     GuidanceInTurn,
+    /// What the UNet's way down leaves for its way up waits on the host.
+    ParkSkips,
 }
 
 /// How the parts run.
@@ -45,17 +47,20 @@ pub enum Rung {
 pub(super) struct Ways {
     /// Whether each half of guidance is a call of its own.
     pub guidance_in_turn: bool,
+    /// Whether the UNet's skips are parked on the host.
+    pub park_skips: bool,
 }
 
 impl Rung {
     /// In the order in which they are tried: what costs least comes first.
-    pub const ALL: [Self; 2] = [Self::Again, Self::GuidanceInTurn];
+    pub const ALL: [Self; 3] = [Self::Again, Self::GuidanceInTurn, Self::ParkSkips];
 
     /// Whether `part` would need less memory after this rung than it does now.
     fn helps(self, part: Part, ways: &Ways, is_guided: bool) -> bool {
         match self {
             Self::Again => true,
             Self::GuidanceInTurn => part == Part::UNet && is_guided && !ways.guidance_in_turn,
+            Self::ParkSkips => part == Part::UNet && !ways.park_skips,
         }
     }
 
@@ -63,6 +68,7 @@ impl Rung {
         match self {
             Self::Again => {}
             Self::GuidanceInTurn => ways.guidance_in_turn = true,
+            Self::ParkSkips => ways.park_skips = true,
         }
     }
 }
@@ -73,6 +79,7 @@ impl fmt::Display for Rung {
         f.write_str(match self {
             Self::Again => "all unused memory was given back, once more",
             Self::GuidanceInTurn => "the halves of guidance one after the other from now on",
+            Self::ParkSkips => "the UNet's skip connections wait on the host from now on",
         })
     }
 }

@@ -270,6 +270,44 @@ impl Tensor {
         Ok(result)
     }
 
+    /// The same values on the host, for when the device needs the room. Waits for the device.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Argument`] if the host has no room; [`Error::Device`].
+    pub(crate) fn parked(&self) -> Result<Self> {
+        let park = |(band, place): (Band, &Place)| {
+            let bytes = (self.elements(&band) * self.dtype.size()) as u64;
+            let home = self.device.memory().parked_block(bytes);
+            match place {
+                Place::Device(block) => self.device.park(block.buffer(), &home)?,
+                Place::Parked(_) => self.device.park(&*self.band(&band)?, &home)?,
+            }
+            Ok(Place::Parked(home))
+        };
+        let places = self.bands().into_iter().zip(self.places.iter()).map(park);
+        Ok(Self { places: Arc::new(places.collect::<Result<_>>()?), ..self.clone() })
+    }
+
+    /// What was [`Tensor::parked`], on the device again.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfMemory`], [`Error::Device`].
+    pub(crate) fn unparked(&self) -> Result<Self> {
+        let unpark = |(band, place): (Band, &Place)| {
+            let bytes = self.elements(&band) * self.dtype.size();
+            let block = self.device.memory().allocate(bytes as u64, Lifetime::Transient)?;
+            match place {
+                Place::Parked(home) => self.device.unpark(home, 0..bytes, block.buffer(), 0)?,
+                Place::Device(_) => unreachable!("every band of a parked tensor is parked"),
+            }
+            Ok(Place::Device(block))
+        };
+        let places = self.bands().into_iter().zip(self.places.iter()).map(unpark);
+        Ok(Self { places: Arc::new(places.collect::<Result<_>>()?), ..self.clone() })
+    }
+
     /// Where it lies.
     pub fn device(&self) -> &Device {
         &self.device

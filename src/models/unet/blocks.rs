@@ -2,6 +2,7 @@
 //!
 //! Reference: diffusers' `models/unets/unet_2d_blocks.py`.
 
+use super::skips::Skips;
 use super::transformer::Transformer;
 use crate::Result;
 use crate::models::config::{BlockKind, UNetConfig};
@@ -78,14 +79,14 @@ impl DownBlock {
     }
 
     /// The result of each layer is also pushed to `skips`.
-    pub fn forward(&self, mut x: Tensor, step: &Step, skips: &mut Vec<Tensor>) -> Result<Tensor> {
+    pub fn forward(&self, mut x: Tensor, step: &Step, skips: &mut Skips) -> Result<Tensor> {
         for layer in &self.layers {
             x = layer.forward(x, None, step)?;
-            skips.push(x.clone());
+            skips.push(&x)?;
         }
         if let Some(downsample) = &self.downsample {
             x = downsample.forward(&x)?;
-            skips.push(x.clone());
+            skips.push(&x)?;
         }
         Ok(x)
     }
@@ -148,13 +149,13 @@ impl UpBlock {
 
     /// Each layer pops its skip. The size after the block is that of the next skip: where a size
     /// was odd on the way down, twice the size is one too many.
-    pub fn forward(&self, mut x: Tensor, step: &Step, skips: &mut Vec<Tensor>) -> Result<Tensor> {
+    pub fn forward(&self, mut x: Tensor, step: &Step, skips: &mut Skips) -> Result<Tensor> {
         for layer in &self.layers {
-            let skip = skips.pop().expect("the up path has a layer for each skip");
+            let skip = skips.pop()?;
             x = layer.forward(x, Some(skip), step)?;
         }
-        if let (Some(upsample), Some(skip)) = (&self.upsample, skips.last()) {
-            x = upsample.forward(&x, [skip.shape()[1], skip.shape()[2]])?;
+        if let (Some(upsample), Some(size)) = (&self.upsample, skips.next_size()) {
+            x = upsample.forward(&x, size)?;
         }
         Ok(x)
     }
