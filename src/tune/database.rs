@@ -36,8 +36,10 @@ use file::parse;
 pub const FARTHEST: f64 = 2.0;
 
 /// The files of `kernels/tuned/`.
-const SHIPPED: &[(&str, &str)] =
-    &[("amd-cpu-of-16-lanes.json", include_str!("../../kernels/tuned/amd-cpu-of-16-lanes.json"))];
+const SHIPPED: &[(&str, &str)] = &[
+    ("amd-cpu-of-16-lanes.json", include_str!("../../kernels/tuned/amd-cpu-of-16-lanes.json")),
+    ("amd-gfx803.json", include_str!("../../kernels/tuned/amd-gfx803.json")),
+];
 
 /// What an answer comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
