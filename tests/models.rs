@@ -370,6 +370,47 @@ fn full_size_models_fit_in_3_2_gigabytes_at_512_pixels() {
     }
 }
 
+#[test]
+fn full_size_parts_hold_at_most_a_twentieth_more_than_they_use() {
+    let sizes = [[64, 64], [96, 64], [65, 49], [48, 131], [128, 128]];
+    for (kind, dtype) in [("sd15", DType::F16), ("sd21-base", DType::F32)] {
+        for [height, width] in sizes {
+            let check = |part: &str, run: &dyn Fn(&Device, &ShapesAlone)| {
+                let device = Device::cpu().dry_run();
+                // With all weights on the device there would be more room between.
+                let offload = device.offload_weights();
+                run(&device, &ShapesAlone::default());
+                drop(offload);
+                let stats = device.memory_stats();
+                let (held, live) = (stats.peak_held_bytes, stats.peak_live_bytes);
+                let why = format!("{kind} {part} {height}x{width} {dtype}: {held} B, uses {live}");
+                assert!(20 * held <= 21 * live, "{why}");
+            };
+            let zeros = |device: &Device, shape: &[usize]| {
+                let values = vec![0.0; shape.iter().product()];
+                Tensor::from_slice(device, shape, dtype, &values).unwrap()
+            };
+            check("unet", &|device, source| {
+                let config = full_size_unet(kind);
+                let unet = UNet::load(device, dtype, &config, source).unwrap();
+                let context = zeros(device, &[2, 77, config.cross_attention_dim]);
+                let latents = zeros(device, &[2, height, width, 4]);
+                for _ in 0..2 {
+                    unet.forward(&latents, &[1.0; 2], &context).unwrap();
+                }
+            });
+            check("decoder", &|device, source| {
+                let vae = VaeDecoder::load(device, dtype, &full_size_vae(kind), source).unwrap();
+                vae.decode(&zeros(device, &[1, height, width, 4])).unwrap();
+            });
+            check("encoder", &|device, source| {
+                let vae = VaeEncoder::load(device, dtype, &full_size_vae(kind), source).unwrap();
+                vae.encode(&zeros(device, &[1, 8 * height, 8 * width, 3])).unwrap();
+            });
+        }
+    }
+}
+
 /// Writes a model of which one component's tensors or configuration were changed, and gives the
 /// line that says what is wrong, with the folder taken out.
 fn refusal(change: impl FnOnce(&Path)) -> String {

@@ -2,7 +2,8 @@
 //!
 //! A pool under a budget, which what others hold on the device counts against once it is
 //! registered. Blocks return to the pool when dropped and are reused by the next
-//! request of about their size; the device's queue runs in order, so a block may be reused by the
+//! request of about their size, and are given back to the device before more than a twentieth over
+//! the most that was ever in use is held; the device's queue runs in order, so a block may be reused by the
 //! launch after the one that read it last. What is held is a function of the requests alone:
 //! a dry run that makes the same requests has the same peak, to the byte.
 
@@ -64,6 +65,23 @@ pub enum Lifetime {
     Resident,
 }
 
+/// What may be held where so much was in use at most: a 32nd more, so that with what blocks are larger
+/// than asked for it stays below a twentieth.
+fn with_slack(peak_live_bytes: u64) -> u64 {
+    peak_live_bytes.saturating_add(peak_live_bytes / 32)
+}
+
+impl State {
+    /// How much larger than asked for an unused block may be. Up to twice, so that where a layer
+    /// halves the channels its blocks serve the next; but all that is wasted so must stay small
+    /// beside what is in use: what lives long in a block of twice its size costs the peak.
+    fn waste_allowed(&self, bytes: u64) -> u64 {
+        let in_blocks = self.stats.held_bytes - self.pool.bytes();
+        let wasted = in_blocks.saturating_sub(self.stats.live_bytes);
+        (self.stats.peak_live_bytes / 80).saturating_sub(wasted).min(bytes).max(bytes / 64)
+    }
+}
+
 impl MemoryManager {
     /// A manager of the memory of `backend`.
     pub fn new(backend: Arc<dyn Backend>, limits: Limits) -> Self {
@@ -97,15 +115,22 @@ impl MemoryManager {
             _ => bytes.max(1),
         };
         let mut state = self.state();
-        let reused = if lifetime == Lifetime::Transient { state.pool.take(wanted) } else { None };
+        let reused = match lifetime {
+            Lifetime::Transient => {
+                let waste = state.waste_allowed(wanted);
+                state.pool.take(wanted, waste)
+            }
+            Lifetime::Resident => None,
+        };
         let buffer = match reused {
             Some(buffer) => buffer,
             None => self.allocate_new(&mut state, wanted)?,
         };
         let label = state.labels.last().copied().unwrap_or("other");
-        state.stats.lived(label, buffer.bytes());
+        state.stats.lived(label, bytes);
         drop(state);
-        let block = Block { buffer: Some(buffer), lifetime, label, manager: Arc::clone(self) };
+        let manager = Arc::clone(self);
+        let block = Block { buffer: Some(buffer), bytes, lifetime, label, manager };
         if self.limits.poison {
             // All bits set is a NaN of every floating-point type.
             let bytes = block.buffer().bytes() as usize;
@@ -123,6 +148,10 @@ impl MemoryManager {
         if bytes > self.limits.max_allocation_bytes {
             return Err(out_of_memory(&state.stats));
         }
+        let grown = state.stats.held_bytes.saturating_add(bytes);
+        let most = with_slack(state.stats.peak_live_bytes.max(state.stats.live_bytes + bytes));
+        let released = state.pool.release(grown.saturating_sub(most));
+        state.stats.released(released);
         if state.stats.counted_bytes().saturating_add(bytes) > state.stats.budget_bytes {
             release_unused(state);
             if state.stats.counted_bytes().saturating_add(bytes) > state.stats.budget_bytes {
@@ -223,10 +252,10 @@ impl MemoryManager {
         self.state().labels.pop();
     }
 
-    fn give_back(&self, buffer: Buffer, lifetime: Lifetime, label: &'static str) {
+    fn give_back(&self, buffer: Buffer, block: &Block) {
         let mut state = self.state();
-        state.stats.died(label, buffer.bytes());
-        match lifetime {
+        state.stats.died(block.label, block.bytes);
+        match block.lifetime {
             Lifetime::Transient if !self.limits.guards => state.pool.put(buffer),
             _ => state.stats.released(buffer.bytes()),
         }
@@ -247,6 +276,8 @@ fn release_unused(state: &mut State) {
 #[derive(Debug)]
 pub struct Block {
     buffer: Option<Buffer>,
+    /// What was asked for; the buffer may hold more.
+    bytes: u64,
     lifetime: Lifetime,
     label: &'static str,
     manager: Arc<MemoryManager>,
@@ -262,7 +293,7 @@ impl Block {
 impl Drop for Block {
     fn drop(&mut self) {
         if let Some(buffer) = self.buffer.take() {
-            self.manager.give_back(buffer, self.lifetime, self.label);
+            self.manager.give_back(buffer, self);
         }
     }
 }

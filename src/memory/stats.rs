@@ -5,7 +5,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-/// Bytes held from the device, and bytes of those in use. Prints as a table.
+/// Bytes held from the device, and bytes in use there as they were asked for: blocks may be larger.
+/// Prints as a table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct MemoryStats {
     /// What may be held.
