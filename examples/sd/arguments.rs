@@ -92,8 +92,8 @@ pub struct Arguments {
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, allow_hyphen_values = true)]
     pub memory_budget: Option<u64>,
 
-    /// Components whose weights stay on the host, each copied to the device just before it is used:
-    /// some of text-encoder, unet, vae; none; or auto: those for which the budget has no room. Less
+    /// Components whose weights stay on the host, each copied to the device for its use, where the
+    /// device can beside the computing: some of text-encoder, unet, vae; none; or auto: those for which the budget has no room. Less
     /// memory, somewhat slower, the same picture
     #[arg(long, value_name = "auto|none|NAME,..", default_value = "auto")]
     pub offload: Offload,

@@ -11,7 +11,9 @@ use crate::backend::record::{Record, Recorded};
 use crate::backend::{Argument, Backend, Buffer, Launch, Program, ProgramSource};
 use crate::info::DeviceInfo;
 use crate::kernel::{Configuration, Kernel, ProgramCache, ProgramStats};
-use crate::memory::{Block, Lifetime, Limits, MemoryManager, MemoryStats, ParkedBlock, zeros};
+use crate::memory::{
+    Block, HostBlock, Lifetime, Limits, MemoryManager, MemoryStats, ParkedBlock, zeros,
+};
 use crate::profile::{Profile, Work};
 use crate::tune::{Autotune, Configurations, Forced};
 use crate::{DType, Result};
@@ -139,7 +141,8 @@ impl Device {
 
     /// As [`Device::dry_run`], under another budget.
     pub fn dry_run_within(&self, budget_bytes: u64) -> Self {
-        let record = Arc::new(Record::new(self.info().clone()));
+        let record = Record::new(self.info().clone());
+        let record = Arc::new(record.overlapping(self.inner.memory.copies_ahead()));
         let options = DeviceOptions {
             budget_bytes: Some(budget_bytes),
             max_allocation_bytes: Some(self.inner.memory.max_allocation_bytes()),
@@ -194,6 +197,7 @@ impl Device {
             max_allocation_bytes: options.max_allocation_bytes.unwrap_or(u64::MAX).min(most_bytes),
             poison: options.poison,
             guards: options.guards,
+            copies_ahead: backend.overlaps_transfers(),
         };
         let memory = Arc::new(MemoryManager::new(Arc::clone(&backend), limits));
         let (profile, tilings) = (Profile::default(), Mutex::default());
@@ -295,8 +299,9 @@ impl Device {
     }
 
     /// Until the guard is dropped, weights that are made stay on the host, and each is copied to the
-    /// device just before it is used: the device then holds one at a time. What is small (biases,
-    /// norms, tables) is on the device all the same.
+    /// device for its use: the device then holds one at a time, or two, where it copies beside its
+    /// launches and knows what comes next ([`MemoryManager::expect`]): one is used while the next
+    /// is on its way. What is small (biases, norms) is on the device all the same.
     pub fn offload_weights(&self) -> Offloading {
         self.inner.offloading.fetch_add(1, Ordering::Relaxed);
         Offloading { device: self.clone() }
@@ -324,6 +329,15 @@ impl Device {
             self.backend().write(block.buffer(), 0, &data)?;
         }
         Ok(block)
+    }
+
+    /// A block with a copy of what is held on the host.
+    pub(crate) fn bring(&self, held: &HostBlock) -> Result<Block> {
+        let brought = self.inner.memory.bring(held)?;
+        for copy in brought.copies {
+            self.inner.profile.transferred(copy.bytes, copy.start, copy.timer);
+        }
+        Ok(brought.block)
     }
 
     /// Copies what a buffer begins with to `home`, after all that came before.

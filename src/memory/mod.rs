@@ -17,6 +17,7 @@ mod parked;
 mod pool;
 mod registration;
 mod stats;
+mod stream;
 
 pub use host::HostBlock;
 pub use parked::ParkedBlock;
@@ -24,6 +25,8 @@ pub(crate) use parked::zeros;
 use pool::Pool;
 pub use registration::Registration;
 pub use stats::{LabelStats, MemoryStats};
+use stream::Stream;
+pub use stream::{Brought, StartedCopy};
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -40,6 +43,7 @@ struct State {
     stats: MemoryStats,
     /// The allocations around guarded blocks.
     guarded: Vec<Weak<Buffer>>,
+    stream: Stream,
 }
 
 /// What a manager may do.
@@ -53,6 +57,8 @@ pub struct Limits {
     pub poison: bool,
     /// Whether every block stands between zones that [`MemoryManager::check_guards`] looks at.
     pub guards: bool,
+    /// Whether what is expected next is copied ahead of its use: see [`MemoryManager::bring`].
+    pub copies_ahead: bool,
 }
 
 /// How long a block is wanted.
@@ -73,6 +79,7 @@ impl MemoryManager {
             labels: Vec::new(),
             stats,
             guarded: Vec::new(),
+            stream: Stream::default(),
         });
         Self { backend, limits, state }
     }
@@ -123,9 +130,15 @@ impl MemoryManager {
         if bytes > self.limits.max_allocation_bytes {
             return Err(out_of_memory(&state.stats));
         }
-        if state.stats.counted_bytes().saturating_add(bytes) > state.stats.budget_bytes {
-            release_unused(state);
-            if state.stats.counted_bytes().saturating_add(bytes) > state.stats.budget_bytes {
+        let fits =
+            |stats: &MemoryStats| stats.counted_bytes().saturating_add(bytes) <= stats.budget_bytes;
+        if !fits(&state.stats) {
+            // What is copied ahead is not needed yet.
+            self.drop_ahead(state);
+            if !fits(&state.stats) {
+                release_unused(state);
+            }
+            if !fits(&state.stats) {
                 return Err(out_of_memory(&state.stats));
             }
         }
@@ -136,6 +149,7 @@ impl MemoryManager {
         let first = allocate(state);
         let buffer = match first {
             Err(Error::OutOfMemory { .. }) => {
+                self.drop_ahead(state);
                 release_unused(state);
                 allocate(state)
             }
@@ -147,31 +161,6 @@ impl MemoryManager {
         })?;
         state.stats.held(bytes);
         Ok(buffer)
-    }
-
-    /// Counts `data` as held on the host for this device until it is dropped: `bytes` of it, which
-    /// a dry run counts without having them.
-    pub fn hold_on_host(self: &Arc<Self>, data: Vec<u8>, bytes: u64) -> HostBlock {
-        self.state().stats.held_on_host(bytes);
-        HostBlock::new(data, bytes, Arc::clone(self))
-    }
-
-    /// A block with a copy of what is held on the host.
-    ///
-    /// # Errors
-    ///
-    /// As [`MemoryManager::allocate`]; [`Error::Device`].
-    pub fn copy_from_host(self: &Arc<Self>, held: &HostBlock) -> Result<Block> {
-        let block = self.allocate(held.bytes(), Lifetime::Transient)?;
-        self.state().stats.copied_bytes += held.bytes();
-        if self.backend.executes() {
-            self.backend.write(block.buffer(), 0, held.data())?;
-        }
-        Ok(block)
-    }
-
-    fn release_on_host(&self, bytes: u64) {
-        self.state().stats.host_bytes -= bytes;
     }
 
     /// Waits for the launch of `kernel` and looks whether it has written outside a block. Does
@@ -194,9 +183,12 @@ impl MemoryManager {
             .try_for_each(|whole| guard::check(self.backend.as_ref(), whole, kernel, arguments))
     }
 
-    /// Gives the pool's unused blocks back to the device.
+    /// Gives the pool's unused blocks back to the device, and what was copied ahead of its use.
     pub fn trim(&self) {
-        release_unused(&mut self.state());
+        let mut state = self.state();
+        self.drop_ahead(&mut state);
+        state.stream.try_again();
+        release_unused(&mut state);
     }
 
     /// What is held and live now, and what was at most.

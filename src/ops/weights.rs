@@ -133,9 +133,7 @@ impl Weights {
     pub(crate) fn on_device(&self) -> Result<OnDevice<'_>> {
         match &self.place {
             Place::Resident(block) => Ok(OnDevice::Resident(block)),
-            Place::Offloaded(device, held) => {
-                Ok(OnDevice::Copied(device.memory().copy_from_host(held)?))
-            }
+            Place::Offloaded(device, held) => Ok(OnDevice::Copied(device.bring(held)?)),
         }
     }
 }

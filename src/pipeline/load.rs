@@ -30,8 +30,9 @@ pub enum Component {
 pub struct LoadOptions {
     /// Whether the VAE's encoder is loaded: pictures drawn from noise do without.
     pub vae_encoder: bool,
-    /// Components whose weights stay on the host: each weight is copied to the device just before
-    /// it is used, so that the device holds one at a time. The picture is the same, to the bit.
+    /// Components whose weights stay on the host: each weight is copied to the device for its use,
+    /// so that the device holds one at a time, or two where it copies beside its launches and the
+    /// budget has room. The picture is the same, to the bit.
     pub offload: BTreeSet<Component>,
 }
 
