@@ -90,6 +90,33 @@ fn pictures_are_the_same_from_the_first_to_the_last_and_as_planned() {
 }
 
 #[test]
+fn weights_up_to_a_threshold_are_on_the_device_whatever_is_offloaded() {
+    let files = demo();
+    for device in devices(&DeviceOptions::default()) {
+        for dtype in DType::ALL {
+            let (mut expected, mut copied) = (None, None);
+            for offload_threshold_bytes in [0, 1_000, 50_000, 1 << 40] {
+                let options =
+                    LoadOptions { offload_threshold_bytes, ..offloading(&Component::ALL) };
+                let pipeline = Pipeline::load(&device, &files, dtype, &options).unwrap();
+                let before = device.memory_stats();
+                let picture = draw(&device, &pipeline, &files, dtype, &options).unwrap();
+                let bytes = device.memory_stats().copied_bytes - before.copied_bytes;
+                let why = format!("{offload_threshold_bytes} B {dtype} on {}", device.info().name);
+                assert!(expected.get_or_insert(picture.clone()) == &picture, "{why}");
+                if let Some(more) = copied.replace((bytes, before.live_bytes)) {
+                    assert!(bytes <= more.0 && before.live_bytes >= more.1, "{why}");
+                }
+                assert_eq!(bytes == 0, offload_threshold_bytes == 1 << 40, "{why}");
+                assert_eq!(before.host_bytes == 0, bytes == 0, "{why}");
+                drop(pipeline);
+                device.memory().trim();
+            }
+        }
+    }
+}
+
+#[test]
 fn any_budget_draws_the_same_picture_within_it_or_is_too_small() {
     let files = demo();
     let options = offloading(&Component::ALL);

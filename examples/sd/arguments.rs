@@ -98,6 +98,11 @@ pub struct Arguments {
     #[arg(long, value_name = "auto|none|NAME,..", default_value = "auto")]
     pub offload: Offload,
 
+    /// Of components whose weights stay on the host, weights of at most so many megabytes each are on
+    /// the device all the same: small ones cost a copy's latency and give little room
+    #[arg(long, value_name = "MB", default_value_t = 0.0, value_parser = parse_megabytes, allow_negative_numbers = true)]
+    pub offload_threshold: f64,
+
     /// Whether the VAE works on the picture in bands of rows that wait on the host: exact, off, or
     /// auto (where the picture needs it); the picture is the same
     #[arg(long, value_name = "auto|exact|off", default_value = "auto")]
@@ -178,6 +183,13 @@ fn parse_tile(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(tile) if tile >= 64 && tile % 8 == 0 => Ok(tile),
         _ => Err("expected a multiple of 8 of at least 64".to_owned()),
+    }
+}
+
+fn parse_megabytes(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if (0.0..=1e9).contains(&number) => Ok(number),
+        _ => Err("expected a number of megabytes, such as 2 or 0.5".to_owned()),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::backend::cpu::Cpu;
@@ -48,8 +48,8 @@ struct Inner {
     tilings: Mutex<Vec<Tiling>>,
     flop: AtomicU64,
     bytes: AtomicU64,
-    /// How many [`Offloading`] guards live.
-    offloading: AtomicU64,
+    /// The bytes of each [`Offloading`] that lives.
+    offloading: Mutex<Vec<u64>>,
 }
 
 /// How to open a device.
@@ -214,7 +214,7 @@ impl Device {
             tilings,
             flop,
             bytes,
-            offloading: AtomicU64::new(0),
+            offloading: Mutex::default(),
         };
         Self { inner: Arc::new(inner), notes: Arc::default() }
     }
@@ -303,12 +303,24 @@ impl Device {
     /// launches and knows what comes next ([`MemoryManager::expect`]): one is used while the next
     /// is on its way. What is small (biases, norms) is on the device all the same.
     pub fn offload_weights(&self) -> Offloading {
-        self.inner.offloading.fetch_add(1, Ordering::Relaxed);
-        Offloading { device: self.clone() }
+        self.offload_weights_over(0)
     }
 
-    pub(crate) fn offloads_weights(&self) -> bool {
-        self.inner.offloading.load(Ordering::Relaxed) > 0
+    /// As [`Device::offload_weights`], but for weights of at most `bytes` bytes each, which are on
+    /// the device: a copy of little takes time for being a copy, and gives little room.
+    pub fn offload_weights_over(&self, bytes: u64) -> Offloading {
+        self.offloading().push(bytes);
+        Offloading { device: self.clone(), bytes }
+    }
+
+    /// Whether a weight of `bytes` bytes that is made now stays on the host.
+    pub(crate) fn offloads(&self, bytes: u64) -> bool {
+        self.offloading().iter().any(|over| bytes > *over)
+    }
+
+    fn offloading(&self) -> MutexGuard<'_, Vec<u64>> {
+        // Every change of the list is complete before anything can panic.
+        self.inner.offloading.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     pub(crate) fn backend(&self) -> &dyn Backend {
@@ -421,16 +433,21 @@ impl Device {
     }
 }
 
-/// Where weights stay on the host, from [`Device::offload_weights`] until it is dropped.
+/// Where weights stay on the host, from [`Device::offload_weights`] or
+/// [`Device::offload_weights_over`] until it is dropped.
 #[derive(Debug)]
 #[must_use = "weights stay on the host until the guard is dropped"]
 pub struct Offloading {
     device: Device,
+    bytes: u64,
 }
 
 impl Drop for Offloading {
     fn drop(&mut self) {
-        self.device.inner.offloading.fetch_sub(1, Ordering::Relaxed);
+        let mut offloading = self.device.offloading();
+        if let Some(index) = offloading.iter().position(|bytes| *bytes == self.bytes) {
+            offloading.swap_remove(index);
+        }
     }
 }
 

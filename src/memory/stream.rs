@@ -206,7 +206,6 @@ impl MemoryManager {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::Backend as _;
     use crate::backend::cpu::Cpu;
     use crate::memory::Limits;
 

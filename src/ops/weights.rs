@@ -99,7 +99,7 @@ impl Weights {
             }
             Ok(pack(&values, dtype, outputs, channels, taps))
         };
-        let place = match device.offloads_weights() {
+        let place = match device.offloads(bytes as u64) {
             false => Place::Resident(device.upload(bytes, Lifetime::Resident, produce)?),
             true => {
                 let packed = if device.executes() { produce()? } else { Vec::new() };

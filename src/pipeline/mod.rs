@@ -57,8 +57,8 @@ pub struct Pipeline {
     encoder: Option<VaeEncoder>,
     decoder: VaeDecoder,
     vae: VaeConfig,
-    /// Whether its weights are on the host.
-    offloads_vae: bool,
+    /// Where the weights are.
+    place: LoadOptions,
     scheduler: SchedulerConfig,
     default_size: [usize; 2],
 }
@@ -168,7 +168,7 @@ impl Pipeline {
             encoder,
             decoder,
             vae: files.vae.config.clone(),
-            offloads_vae: options.offload.contains(&Component::Vae),
+            place: options.clone(),
             scheduler,
             default_size: files.default_size(),
         })

@@ -72,12 +72,13 @@ impl Loading<'_> {
         }
         let memory = self.device.memory();
         let first = memory.host_blocks();
-        let place = self.device.offload_weights();
-        let loaded = load(self.device)?;
-        drop(place);
+        let loaded = {
+            let _place = self.options.place(self.device, component);
+            load(self.device)?
+        };
         if memory.copies_ahead() {
             let dry = self.device.dry_run_within(u64::MAX / 2);
-            let _place = dry.offload_weights();
+            let _place = self.options.place(&dry, component);
             run(&load(&dry)?, &dry)?;
             let order: Vec<u64> =
                 dry.memory().brought().iter().map(|index| first + index).collect();
