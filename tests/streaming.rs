@@ -3,6 +3,7 @@
 #[allow(dead_code, reason = "each test program uses its part")]
 mod common;
 
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -69,6 +70,8 @@ fn devices(options: &DeviceOptions) -> Vec<Device> {
 fn pictures_are_the_same_from_the_first_to_the_last_and_as_planned() {
     let files = demo();
     let poisoned = DeviceOptions { poison: true, ..Default::default() };
+    // Bytes, by what is offloaded.
+    let mut copied = HashMap::new();
     for device in devices(&poisoned) {
         for dtype in DType::ALL {
             let mut expected = None;
@@ -76,9 +79,14 @@ fn pictures_are_the_same_from_the_first_to_the_last_and_as_planned() {
                 let options = offloading(components);
                 let pipeline = Pipeline::load(&device, &files, dtype, &options).unwrap();
                 for _ in 0..2 {
+                    let before = device.memory_stats().copied_bytes;
                     let picture = draw(&device, &pipeline, &files, dtype, &options).unwrap();
                     let why = format!("{components:?} {dtype} on {}", device.info().name);
                     assert!(expected.get_or_insert(picture.clone()) == &picture, "{why}");
+                    // With two slots on some devices, with one on others.
+                    let bytes = device.memory_stats().copied_bytes - before;
+                    let same = *copied.entry((components, dtype)).or_insert(bytes);
+                    assert_eq!(bytes, same, "{why}: nothing is copied in vain");
                 }
                 drop(pipeline);
                 device.memory().trim();
@@ -156,13 +164,15 @@ fn transfers_are_in_the_profile_and_in_the_trace() {
         draw(&device, &pipeline, &files, DType::F32, &options).unwrap();
         let transfers = device.profile().report().transfers.unwrap();
         assert_eq!(transfers.bytes, device.memory_stats().copied_bytes);
-        let under = transfers.under_compute.expect("CPUs have a clock");
-        assert!(under <= transfers.device, "{transfers}");
+        // Where the driver has a clock.
+        let has_clock = transfers.under_compute.is_some();
+        assert!(transfers.under_compute.unwrap_or_default() <= transfers.device, "{transfers}");
+        assert!(has_clock || device.info().backend != "cpu");
         let trace: serde_json::Value =
             serde_json::from_str(&device.profile().chrome_trace()).unwrap();
         let events = trace["traceEvents"].as_array().unwrap();
         let row = events.iter().filter(|event| event["ph"] == "X" && event["tid"] == 2);
-        assert_eq!(row.count() as u64, transfers.count);
+        assert_eq!(row.count() as u64, if has_clock { transfers.count } else { 0 });
         device.profile().set_enabled(false);
     }
 }

@@ -183,10 +183,9 @@ impl MemoryManager {
             .try_for_each(|whole| guard::check(self.backend.as_ref(), whole, kernel, arguments))
     }
 
-    /// Gives the pool's unused blocks back to the device, and what was copied ahead of its use.
+    /// Gives the pool's unused blocks back to the device. What was copied ahead of its use stays.
     pub fn trim(&self) {
         let mut state = self.state();
-        self.drop_ahead(&mut state);
         state.stream.try_again();
         release_unused(&mut state);
     }
