@@ -82,7 +82,8 @@
 //! | knob; flag | an environment variable; a command-line option |
 //! | preset; peak | what the data sheet of known hardware says; what was measured at most |
 //! | profile, record; trace | measured launches; the timeline file |
-//! | resident; offloaded | where a weight is: on the device; on the host, copied before each use |
+//! | resident; offloaded | where a weight is: on the device; on the host, copied for each use |
+//! | transfer; slot | a copy to the device beside its launches; a block that such copies go to |
 //! | band | the part of a tensor that lies in one block of memory |
 //! | tile; parked | a part of a picture, here rows of it, that is worked on at a time; on the host until it is wanted |
 //! | panel | 32 outputs of a weight, interleaved for the kernels |

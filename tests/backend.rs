@@ -231,3 +231,53 @@ fn a_part_shares_the_memory_of_its_whole_and_keeps_it() {
         assert_eq!(seen, [2; 100], "on {name}, when the whole is no one else's");
     }
 }
+
+#[test]
+fn a_transfer_waits_for_what_came_before_and_is_seen_by_what_comes_after() {
+    const COUNT: usize = 1 << 20;
+    for backend in backends() {
+        let program = backend.build(&source("add", ADD)).unwrap();
+        let add = |x: &Buffer, y: &Buffer, turns: u32| {
+            let mut arguments = arguments(x, None, y);
+            arguments[3].value = turns.into();
+            let groups = [COUNT / 16, 1, 1];
+            let launch = Launch { arguments: &arguments, groups, local: [16, 1, 1] };
+            backend.launch(&program, &launch).unwrap()
+        };
+        let x = upload(&*backend, &vec![2.0; COUNT]);
+        let [y, z] = [0.0; 2].map(|value| upload(&*backend, &vec![value; COUNT]));
+        for round in 0..4 {
+            // Still at work on x when the transfer to it is queued.
+            let timer = add(&x, &y, 32);
+            let new = round as f32 + 4.0;
+            let data = Arc::new(new.to_ne_bytes().repeat(COUNT));
+            let (transfer, transfer_timer) = backend.transfer(&x, &data).unwrap();
+            // The backend keeps it for as long as it reads it.
+            drop(data);
+            backend.join(&transfer).unwrap();
+            add(&x, &z, 1);
+            let name = &backend.info().platform;
+            let old = if round == 0 { 2.0 } else { new - 1.0 };
+            assert_eq!(download(&*backend, &y), vec![16.0 * old - 3.0; COUNT], "{name}");
+            assert_eq!(download(&*backend, &z), vec![0.5 * new - 3.0; COUNT], "{name}");
+            backend.finish().unwrap();
+            if let (Some(before), Some(copied)) = (timer.span(), transfer_timer.span()) {
+                assert!(before.end <= copied.start, "{name}: {before:?}, then {copied:?}");
+                assert_eq!(transfer_timer.elapsed(), Some(copied.end - copied.start));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_backend_that_is_dropped_waits_for_its_transfers() {
+    for backend in backends() {
+        let data = Arc::new(vec![1; 64 << 20]);
+        let target = backend.allocate(data.len() as u64).unwrap();
+        let (transfer, _) = backend.transfer(&target, &data).unwrap();
+        backend.join(&transfer).unwrap();
+        drop(target);
+        drop(backend);
+        assert_eq!(Arc::strong_count(&data), 1, "nobody reads it any more");
+    }
+}

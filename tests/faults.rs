@@ -37,6 +37,8 @@ struct Failing {
     count: AtomicU64,
     /// The first that fails, from 1; 0 for none.
     at: AtomicU64,
+    /// As if copies took place beside launches, so that they are made ahead.
+    overlaps_transfers: bool,
     /// How many allocations fail in a row. The manager asks a second time, after it has let go of
     /// what nobody uses, so an odd one out goes unnoticed.
     failures: AtomicU64,
@@ -44,8 +46,12 @@ struct Failing {
 
 impl Failing {
     fn new(call: Call) -> Arc<Self> {
-        let (count, at) = (AtomicU64::new(0), AtomicU64::new(0));
-        Arc::new(Self { cpu: Cpu::new(), call, count, at, failures: AtomicU64::new(2) })
+        Self::overlapping(call, false)
+    }
+
+    fn overlapping(call: Call, overlaps_transfers: bool) -> Arc<Self> {
+        let (count, at, failures) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(2));
+        Arc::new(Self { cpu: Cpu::new(), call, count, at, overlaps_transfers, failures })
     }
 
     fn fail_at(&self, at: u64) {
@@ -82,6 +88,10 @@ impl Failing {
 impl Backend for Failing {
     fn info(&self) -> &DeviceInfo {
         self.cpu.info()
+    }
+
+    fn overlaps_transfers(&self) -> bool {
+        self.overlaps_transfers
     }
 
     fn allocate(&self, bytes: u64) -> Result<Buffer> {
@@ -149,9 +159,12 @@ fn a_failure_at_any_call_is_an_error_and_the_next_picture_is_right() {
     let folder = random_model::write("bk-tiny");
     let files = ModelFiles::open(folder.path(), Variant::Any).unwrap();
     let offloaded = LoadOptions { offload: Component::ALL.into(), ..Default::default() };
-    let placements = [LoadOptions::default(), offloaded];
-    for (call, options) in CALLS.iter().flat_map(|call| placements.iter().map(|o| (*call, o))) {
-        let backend = Failing::new(call);
+    let placements =
+        [(LoadOptions::default(), false), (offloaded.clone(), false), (offloaded, true)];
+    for (call, (options, overlaps)) in
+        CALLS.iter().flat_map(|call| placements.iter().map(|placement| (*call, placement)))
+    {
+        let backend = Failing::overlapping(call, *overlaps);
         let device = Device::new(Arc::clone(&backend) as _, &DeviceOptions::default());
         let expected = draw(&device, &files, options).unwrap();
         device.memory().trim();
@@ -159,7 +172,7 @@ fn a_failure_at_any_call_is_an_error_and_the_next_picture_is_right() {
         assert!(calls > 0, "a picture makes no {call:?}");
         // A device of its own for each, so that programs are built anew.
         for at in [1, 2, calls / 3, calls / 2, calls - 1, calls] {
-            let backend = Failing::new(call);
+            let backend = Failing::overlapping(call, *overlaps);
             let device = Device::new(Arc::clone(&backend) as _, &DeviceOptions::default());
             // More than what is repeated with less memory can take.
             backend.failures.store(100, Ordering::SeqCst);
@@ -297,4 +310,37 @@ fn each_of_the_first_allocations_can_fail_in_turn() {
     device.memory().trim();
     assert_eq!(device.memory_stats().held_bytes, 0);
     assert_eq!(device.memory_stats().live_bytes, 0);
+}
+
+#[test]
+fn an_allocation_that_fails_while_weights_are_copied_ahead_leaves_the_picture_as_it_is() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/assets/demo");
+    let files = ModelFiles::open(&folder, Variant::Any).unwrap();
+    let backend = Failing::overlapping(Call::Allocate, true);
+    let device = Device::new(Arc::clone(&backend) as _, &DeviceOptions::default());
+    let options = LoadOptions { offload: Component::ALL.into(), ..Default::default() };
+    let pipeline = Pipeline::load(&device, &files, DType::F32, &options).unwrap();
+    device.memory().trim();
+    let held = device.memory_stats().held_bytes;
+    backend.fail_at(0);
+    let (expected, rungs) = draw_guided(&pipeline);
+    assert_eq!(rungs, []);
+    let expected = expected.unwrap();
+    let drawing = backend.count.load(Ordering::SeqCst);
+    let (mut unnoticed, mut warned) = (0, 0);
+    for at in (1..=drawing).step_by(5) {
+        device.memory().trim();
+        backend.fail_at(at);
+        let (picture, rungs) = draw_guided(&pipeline);
+        assert!(picture.unwrap() == expected, "after allocation {at}: {rungs:?}");
+        match rungs.as_slice() {
+            // The second slot was done without.
+            [] => unnoticed += 1,
+            [(_, Rung::Again)] => warned += 1,
+            _ => panic!("{at}: {rungs:?}"),
+        }
+        device.memory().trim();
+        assert_eq!(device.memory_stats().held_bytes, held, "after allocation {at}");
+    }
+    assert!(unnoticed > 0 && warned > 0, "{unnoticed} unnoticed, {warned} warned");
 }

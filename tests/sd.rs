@@ -209,6 +209,10 @@ fn misuse_is_one_line_that_names_the_flag() {
     refused(&["a", "--dtype", "f8"], 2, &["--dtype", "f32 or f16"]);
     refused(&["a", "--guidance", "-1"], 2, &["guidance", "got -1"]);
     refused(&["a", "--memory-budget", "4"], 2, &["--memory-budget", "unit"]);
+    for megabytes in ["-1", "many", "nan"] {
+        let megabytes = ["a", "--offload-threshold", megabytes];
+        refused(&megabytes, 2, &["number of megabytes"]);
+    }
     refused(&["a", "--offload", "vae,clip"], 2, &["text-encoder, unet, vae", "got \"clip\""]);
     refused(&["a", "--vae-tiling", "blur"], 2, &["--vae-tiling", "auto, exact or off"]);
     for tile in ["0", "56", "100", "-64", "big"] {

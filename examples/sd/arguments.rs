@@ -92,11 +92,16 @@ pub struct Arguments {
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, allow_hyphen_values = true)]
     pub memory_budget: Option<u64>,
 
-    /// Components whose weights stay on the host, each copied to the device just before it is used:
-    /// some of text-encoder, unet, vae; none; or auto: those for which the budget has no room. Less
+    /// Components whose weights stay on the host, each copied to the device for its use, where the
+    /// device can beside the computing: some of text-encoder, unet, vae; none; or auto: those for which the budget has no room. Less
     /// memory, somewhat slower, the same picture
     #[arg(long, value_name = "auto|none|NAME,..", default_value = "auto")]
     pub offload: Offload,
+
+    /// Of components whose weights stay on the host, weights of at most so many megabytes each are on
+    /// the device all the same: small ones cost a copy's latency and give little room
+    #[arg(long, value_name = "MB", default_value_t = 0.0, value_parser = parse_megabytes, allow_negative_numbers = true)]
+    pub offload_threshold: f64,
 
     /// Whether the VAE works on the picture in bands of rows that wait on the host: exact, off, or
     /// auto (where the picture needs it); the picture is the same
@@ -178,6 +183,13 @@ fn parse_tile(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(tile) if tile >= 64 && tile % 8 == 0 => Ok(tile),
         _ => Err("expected a multiple of 8 of at least 64".to_owned()),
+    }
+}
+
+fn parse_megabytes(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if (0.0..=1e9).contains(&number) => Ok(number),
+        _ => Err("expected a number of megabytes, such as 2 or 0.5".to_owned()),
     }
 }
 

@@ -63,11 +63,18 @@ pub fn draw(arguments: &Arguments) -> Result<()> {
     };
     request.init_image = init_image(arguments, &files)?;
 
+    let threshold_bytes = (arguments.offload_threshold * 1e6) as u64;
     let (load, plan) = match &arguments.offload {
-        Offload::Auto => LoadOptions::fitting(&device, &files, dtype, &request)?,
+        Offload::Auto => {
+            LoadOptions::fitting_over(&device, &files, dtype, &request, threshold_bytes)?
+        }
         Offload::These(components) => {
             let offload = components.iter().copied().collect();
-            let load = LoadOptions { offload, ..LoadOptions::for_request(&request) };
+            let load = LoadOptions {
+                offload,
+                offload_threshold_bytes: threshold_bytes,
+                ..LoadOptions::for_request(&request)
+            };
             let plan = Pipeline::plan(&device, &files, dtype, &load, &request)?;
             (load, plan)
         }

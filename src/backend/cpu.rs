@@ -6,13 +6,14 @@
 
 use std::alloc::{self, Layout};
 use std::fmt;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use sysinfo::System;
 
-use super::{Backend, Buffer, CopyRegion, Launch, Program, ProgramSource, Timer, Value};
+use super::{Backend, Buffer, CopyRegion, Launch, Program, ProgramSource, Timer, Transfer, Value};
 use crate::info::{DeviceInfo, DeviceKind};
 use crate::{Error, Result};
 
@@ -149,12 +150,15 @@ pub struct Cpu {
     definitions_only: bool,
     /// Launches, reads and writes exclude each other, so a launch owns its buffers.
     turn: Mutex<()>,
+    /// When times begin.
+    origin: Instant,
 }
 
 impl Cpu {
     /// The host with its fast paths: what a user runs on.
     pub fn new() -> Self {
-        Self { info: host_info(), definitions_only: false, turn: Mutex::new(()) }
+        let (info, origin) = (host_info(), Instant::now());
+        Self { info, definitions_only: false, turn: Mutex::new(()), origin }
     }
 
     /// The host with definitions alone: what every device is compared with.
@@ -287,11 +291,15 @@ struct Compiled {
     source: ProgramSource,
 }
 
-struct Measured(Duration);
+struct Measured(Range<Duration>);
 
 impl Timer for Measured {
     fn elapsed(&self) -> Option<Duration> {
-        Some(self.0)
+        Some(self.0.end - self.0.start)
+    }
+
+    fn span(&self) -> Option<Range<Duration>> {
+        Some(self.0.clone())
     }
 }
 
@@ -351,6 +359,13 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    /// Launches take all cores, so nothing is gained by a copy beside them: it is made at once.
+    fn transfer(&self, target: &Buffer, data: &Arc<Vec<u8>>) -> Result<(Transfer, Box<dyn Timer>)> {
+        let start = self.origin.elapsed();
+        self.write(target, 0, data)?;
+        Ok((Transfer::new(()), Box::new(Measured(start..self.origin.elapsed()))))
+    }
+
     fn read(&self, source: &Buffer, offset: u64, data: &mut [u8]) -> Result<()> {
         let _turn = self.turn();
         let start = range(source, offset, data.len());
@@ -401,9 +416,9 @@ impl Backend for Cpu {
         let compiled: &Compiled = program.handle();
         let _turn = self.turn();
         check_outputs(launch);
-        let start = Instant::now();
+        let start = self.origin.elapsed();
         (compiled.run)(&Arguments::new(launch.arguments, &compiled.source));
-        Ok(Box::new(Measured(start.elapsed())))
+        Ok(Box::new(Measured(start..self.origin.elapsed())))
     }
 
     fn finish(&self) -> Result<()> {

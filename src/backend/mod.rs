@@ -11,6 +11,9 @@
 //!   Debug builds check all of these; a violation is a bug of this crate and panics.
 //! - Calls are **in order**: a launch sees every write, copy and launch before it. `read` waits
 //!   for all that came before. A buffer may be dropped while launches that use it are queued.
+//! - A **transfer** alone is beside that order: it begins after all that was queued before it, and
+//!   what is queued later sees it only from [`Backend::join`] on. Between the two its target is
+//!   not used, and it is joined before its target is used for anything else or dropped.
 //! - An **error** leaves every buffer and program valid and the queue usable. After a failed
 //!   launch the contents of that launch's outputs are undefined; nothing else is.
 //!   [`Error::OutOfMemory`](crate::Error::OutOfMemory) carries zeros for what the backend cannot
@@ -18,6 +21,7 @@
 
 use std::any::Any;
 use std::fmt::Debug;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,6 +66,24 @@ pub trait Backend: Send + Sync + Debug {
     /// Copies from the host into `target`, from `offset` on. `data` may change once this returns.
     fn write(&self, target: &Buffer, offset: u64, data: &[u8]) -> Result<()>;
 
+    /// Whether a transfer takes place beside launches, so that it is worth starting early.
+    fn overlaps_transfers(&self) -> bool {
+        false
+    }
+
+    /// Starts to copy `data` to the beginning of `target` and returns at once; the timer tells when
+    /// it took place. The copy begins after all that was queued before. A backend without
+    /// transfers of their own copies before it returns.
+    fn transfer(&self, target: &Buffer, data: &Arc<Vec<u8>>) -> Result<(Transfer, Box<dyn Timer>)> {
+        self.write(target, 0, data)?;
+        Ok((Transfer::new(()), Box::new(NoTime)))
+    }
+
+    /// Has what is queued from now on wait for a transfer. Does not wait itself.
+    fn join(&self, _transfer: &Transfer) -> Result<()> {
+        Ok(())
+    }
+
     /// Waits for all that came before and copies from `source`, from `offset` on, to the host.
     fn read(&self, source: &Buffer, offset: u64, data: &mut [u8]) -> Result<()>;
 
@@ -86,7 +108,7 @@ pub trait Backend: Send + Sync + Debug {
     /// Queues one kernel.
     fn launch(&self, program: &Program, launch: &Launch) -> Result<Box<dyn Timer>>;
 
-    /// Waits for everything that was queued.
+    /// Waits for everything that was queued, transfers too.
     fn finish(&self) -> Result<()>;
 }
 
@@ -162,6 +184,28 @@ impl Program {
     }
 }
 
+/// A copy to the device that was started: see [`Backend::transfer`].
+#[derive(Debug)]
+pub struct Transfer {
+    handle: Box<dyn Any + Send + Sync>,
+}
+
+impl Transfer {
+    /// Wraps a backend's own handle.
+    pub fn new(handle: impl Any + Send + Sync) -> Self {
+        Self { handle: Box::new(handle) }
+    }
+
+    /// The backend's own handle.
+    ///
+    /// # Panics
+    ///
+    /// If the transfer belongs to another backend: a bug of this crate.
+    pub fn handle<T: 'static>(&self) -> &T {
+        self.handle.downcast_ref().expect("a transfer is joined on the backend that started it")
+    }
+}
+
 /// One kernel of `kernels/`, specialised: everything that a compiled program depends on, the
 /// device and its driver apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -229,11 +273,26 @@ pub struct CopyRegion<'a> {
     pub bytes: u64,
 }
 
-/// When a launch ran, by the device's own clock.
+/// When a launch or a transfer ran, by the device's own clock.
 pub trait Timer: Send {
-    /// How long the kernel ran, known once [`Backend::finish`] has returned; `None` where the
-    /// driver does not tell.
+    /// How long it ran, known once [`Backend::finish`] has returned; `None` where the driver does
+    /// not tell.
     fn elapsed(&self) -> Option<Duration>;
+
+    /// From when to when it ran, since a moment that is the same for all launches and transfers of
+    /// a device; known when [`Timer::elapsed`] is. `None` where the driver does not tell.
+    fn span(&self) -> Option<Range<Duration>> {
+        None
+    }
+}
+
+/// Of what is not timed.
+struct NoTime;
+
+impl Timer for NoTime {
+    fn elapsed(&self) -> Option<Duration> {
+        None
+    }
 }
 
 impl<'a> From<&'a Buffer> for Value<'a> {

@@ -9,9 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use cl3::command_queue::{
-    CL_QUEUE_PROFILING_ENABLE, create_command_queue, enqueue_copy_buffer,
-    enqueue_marker_with_wait_list, enqueue_nd_range_kernel, enqueue_read_buffer,
-    enqueue_write_buffer,
+    enqueue_barrier_with_wait_list, enqueue_copy_buffer, enqueue_marker_with_wait_list,
+    enqueue_nd_range_kernel, enqueue_read_buffer, enqueue_write_buffer,
 };
 use cl3::device::{CL_DEVICE_PROFILING_TIMER_RESOLUTION, get_device_info};
 use cl3::error_codes::{CL_MEM_OBJECT_ALLOCATION_FAILURE, CL_OUT_OF_HOST_MEMORY};
@@ -20,23 +19,29 @@ use cl3::memory::{CL_BUFFER_CREATE_TYPE_REGION, CL_MEM_READ_WRITE};
 use cl3::program::{CL_PROGRAM_BINARIES, CL_PROGRAM_BUILD_LOG};
 use cl3::types::{CL_TRUE, cl_buffer_region, cl_mem};
 
-use super::{Argument, Backend, Buffer, CopyRegion, Launch, Program, ProgramSource, Timer, Value};
+use super::{
+    Argument, Backend, Buffer, CopyRegion, Launch, NoTime, Program, ProgramSource, Timer, Transfer,
+    Value,
+};
 use crate::info::DeviceInfo;
 use crate::{DType, Error, Result};
 
 mod handle;
 mod info;
+mod transfers;
 
 use handle::{
     ClKernel, ClProgram, ClTimer, Context, Event, Memory, Queue, described, failed,
     failed_with_memory,
 };
 pub use info::{Enumeration, Found, enumerate};
+use transfers::{Started, Transfers};
 
-/// An opened OpenCL device: a context of its own and one in-order queue.
+/// An opened OpenCL device: a context of its own, an in-order queue, and another for transfers.
 #[derive(Debug)]
 pub struct OpenCl {
     // Dropped in this order.
+    transfers: Transfers,
     queue: Queue,
     context: Context,
     device: info::DeviceId,
@@ -77,12 +82,10 @@ impl OpenCl {
         // rusticl 22.3, which has none, gives every event the times 2 and 3.
         let resolution = get_device_info(device.0, CL_DEVICE_PROFILING_TIMER_RESOLUTION);
         let has_clock = resolution.is_ok_and(|resolution| usize::from(resolution) > 0);
-        let properties = if has_clock { CL_QUEUE_PROFILING_ENABLE } else { 0 };
-        // SAFETY: the context was made for this device.
-        let queue = unsafe { create_command_queue(context.raw(), device.0, properties) };
-        let queue = Queue::new(queue.map_err(|code| failed("clCreateCommandQueue", code))?);
+        let queue = || Queue::create(&context, device.0, has_clock);
+        let (queue, transfers) = (queue()?, Transfers::new(queue()?));
         let (info, unflushed) = (found.info.clone(), AtomicU32::new(0));
-        Ok(Self { queue, context, device, info, has_clock, unflushed })
+        Ok(Self { transfers, queue, context, device, info, has_clock, unflushed })
     }
 
     fn finish_build(&self, source: &ProgramSource, program: ClProgram) -> Result<Program> {
@@ -127,12 +130,23 @@ impl OpenCl {
         }
     }
 
+    /// An event that is complete when all that is queued so far is.
+    fn marker(&self) -> Result<Event> {
+        // SAFETY: the wait list is empty.
+        let marker = unsafe { enqueue_marker_with_wait_list(self.queue.raw(), 0, ptr::null()) };
+        marker.map(Event::new).map_err(|code| failed("clEnqueueMarkerWithWaitList", code))
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.unflushed.store(0, Ordering::Relaxed);
+        cl3::command_queue::flush(self.queue.raw()).map_err(|code| failed("clFlush", code))
+    }
+
     /// Has the driver start on what is queued, now and then.
     fn launched(&self) {
         if self.unflushed.fetch_add(1, Ordering::Relaxed) + 1 >= LAUNCHES_PER_FLUSH {
-            self.unflushed.store(0, Ordering::Relaxed);
             // What fails here fails again at the next call that waits.
-            let _ = cl3::command_queue::flush(self.queue.raw());
+            let _ = self.flush();
         }
     }
 }
@@ -247,6 +261,33 @@ impl Backend for OpenCl {
             .map(Event::new)
             .map(drop)
             .map_err(|code| failed_with_memory("clEnqueueWriteBuffer", code, target.bytes()))
+    }
+
+    fn overlaps_transfers(&self) -> bool {
+        true
+    }
+
+    fn transfer(&self, target: &Buffer, data: &Arc<Vec<u8>>) -> Result<(Transfer, Box<dyn Timer>)> {
+        check_range(target, 0, data.len() as u64);
+        if data.is_empty() {
+            return Ok((Transfer::new(Started::default()), Box::new(NoTime)));
+        }
+        // Whoever used the target before is in the queue.
+        let before = self.marker()?;
+        self.flush()?;
+        let event = self.transfers.start(memory(target), data, &before)?;
+        let started = Started(Some(Arc::clone(&event)));
+        Ok((Transfer::new(started), Box::new(ClTimer { event, has_clock: self.has_clock })))
+    }
+
+    fn join(&self, transfer: &Transfer) -> Result<()> {
+        let Some(event) = &transfer.handle::<Started>().0 else { return Ok(()) };
+        let events = [event.raw()];
+        // SAFETY: the wait list is one event of this context.
+        let barrier =
+            unsafe { enqueue_barrier_with_wait_list(self.queue.raw(), 1, events.as_ptr()) };
+        let failed = |code| failed("clEnqueueBarrierWithWaitList", code);
+        barrier.map(Event::new).map(drop).map_err(failed)
     }
 
     fn read(&self, source: &Buffer, offset: u64, data: &mut [u8]) -> Result<()> {
@@ -379,15 +420,15 @@ impl Backend for OpenCl {
             code => failed("clEnqueueNDRangeKernel", code),
         })?;
         self.launched();
-        Ok(Box::new(ClTimer { event: Event::new(event), has_clock: self.has_clock }))
+        let event = Arc::new(Event::new(event));
+        Ok(Box::new(ClTimer { event, has_clock: self.has_clock }))
     }
 
     fn finish(&self) -> Result<()> {
         // rusticl 22.3 waits for what is not flushed yet, and for nothing if all of it is.
-        // SAFETY: the wait list is empty.
-        let marker = unsafe { enqueue_marker_with_wait_list(self.queue.raw(), 0, ptr::null()) };
-        marker.map(Event::new).map_err(|code| failed("clEnqueueMarkerWithWaitList", code))?;
-        cl3::command_queue::finish(self.queue.raw()).map_err(|code| failed("clFinish", code))
+        drop(self.marker()?);
+        cl3::command_queue::finish(self.queue.raw()).map_err(|code| failed("clFinish", code))?;
+        self.transfers.finish()
     }
 }
 

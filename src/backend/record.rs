@@ -4,9 +4,8 @@
 //! given, so its peak, launches and bytes are those of the real run. Reads give zeros.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use super::{Backend, Buffer, CopyRegion, Launch, Program, ProgramSource, Timer};
+use super::{Backend, Buffer, CopyRegion, Launch, NoTime, Program, ProgramSource, Timer, Transfer};
 use crate::info::DeviceInfo;
 use crate::{DType, Result};
 
@@ -19,6 +18,8 @@ pub struct Recorded {
     pub programs: u64,
     /// Bytes that would have been written to the device.
     pub written_bytes: u64,
+    /// Transfers that would have been started.
+    pub transfers: u64,
     /// Bytes that would have been read back.
     pub read_bytes: u64,
     /// Bytes copied on the device.
@@ -52,6 +53,7 @@ pub struct RecordedProblem {
 #[derive(Debug)]
 pub struct Record {
     info: DeviceInfo,
+    overlaps_transfers: bool,
     recorded: Mutex<Recorded>,
     sources: Mutex<Vec<ProgramSource>>,
 }
@@ -59,7 +61,13 @@ pub struct Record {
 impl Record {
     /// A dry run of the device that `info` describes.
     pub fn new(info: DeviceInfo) -> Self {
-        Self { info, recorded: Mutex::default(), sources: Mutex::default() }
+        let (recorded, sources) = (Mutex::default(), Mutex::default());
+        Self { info, overlaps_transfers: false, recorded, sources }
+    }
+
+    /// As if transfers took place beside launches, or not.
+    pub fn overlapping(self, overlaps_transfers: bool) -> Self {
+        Self { overlaps_transfers, ..self }
     }
 
     /// What was seen so far.
@@ -111,14 +119,6 @@ impl Record {
     }
 }
 
-struct NoTime;
-
-impl Timer for NoTime {
-    fn elapsed(&self) -> Option<Duration> {
-        None
-    }
-}
-
 impl Backend for Record {
     fn info(&self) -> &DeviceInfo {
         &self.info
@@ -126,6 +126,10 @@ impl Backend for Record {
 
     fn executes(&self) -> bool {
         false
+    }
+
+    fn overlaps_transfers(&self) -> bool {
+        self.overlaps_transfers
     }
 
     fn allocate(&self, bytes: u64) -> Result<Buffer> {
@@ -141,6 +145,15 @@ impl Backend for Record {
     fn write(&self, _target: &Buffer, _offset: u64, data: &[u8]) -> Result<()> {
         self.counters().written_bytes += data.len() as u64;
         Ok(())
+    }
+
+    fn transfer(
+        &self,
+        _target: &Buffer,
+        _data: &Arc<Vec<u8>>,
+    ) -> Result<(Transfer, Box<dyn Timer>)> {
+        self.counters().transfers += 1;
+        Ok((Transfer::new(()), Box::new(NoTime)))
     }
 
     fn read(&self, _source: &Buffer, _offset: u64, data: &mut [u8]) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::backend::cpu::Cpu;
@@ -11,7 +11,9 @@ use crate::backend::record::{Record, Recorded};
 use crate::backend::{Argument, Backend, Buffer, Launch, Program, ProgramSource};
 use crate::info::DeviceInfo;
 use crate::kernel::{Configuration, Kernel, ProgramCache, ProgramStats};
-use crate::memory::{Block, Lifetime, Limits, MemoryManager, MemoryStats, ParkedBlock, zeros};
+use crate::memory::{
+    Block, HostBlock, Lifetime, Limits, MemoryManager, MemoryStats, ParkedBlock, zeros,
+};
 use crate::profile::{Profile, Work};
 use crate::tune::{Autotune, Configurations, Forced};
 use crate::{DType, Result};
@@ -46,8 +48,8 @@ struct Inner {
     tilings: Mutex<Vec<Tiling>>,
     flop: AtomicU64,
     bytes: AtomicU64,
-    /// How many [`Offloading`] guards live.
-    offloading: AtomicU64,
+    /// The bytes of each [`Offloading`] that lives.
+    offloading: Mutex<Vec<u64>>,
 }
 
 /// How to open a device.
@@ -139,7 +141,8 @@ impl Device {
 
     /// As [`Device::dry_run`], under another budget.
     pub fn dry_run_within(&self, budget_bytes: u64) -> Self {
-        let record = Arc::new(Record::new(self.info().clone()));
+        let record = Record::new(self.info().clone());
+        let record = Arc::new(record.overlapping(self.inner.memory.copies_ahead()));
         let options = DeviceOptions {
             budget_bytes: Some(budget_bytes),
             max_allocation_bytes: Some(self.inner.memory.max_allocation_bytes()),
@@ -194,6 +197,7 @@ impl Device {
             max_allocation_bytes: options.max_allocation_bytes.unwrap_or(u64::MAX).min(most_bytes),
             poison: options.poison,
             guards: options.guards,
+            copies_ahead: backend.overlaps_transfers(),
         };
         let memory = Arc::new(MemoryManager::new(Arc::clone(&backend), limits));
         let (profile, tilings) = (Profile::default(), Mutex::default());
@@ -210,7 +214,7 @@ impl Device {
             tilings,
             flop,
             bytes,
-            offloading: AtomicU64::new(0),
+            offloading: Mutex::default(),
         };
         Self { inner: Arc::new(inner), notes: Arc::default() }
     }
@@ -295,15 +299,28 @@ impl Device {
     }
 
     /// Until the guard is dropped, weights that are made stay on the host, and each is copied to the
-    /// device just before it is used: the device then holds one at a time. What is small (biases,
-    /// norms, tables) is on the device all the same.
+    /// device for its use: the device then holds one at a time, or two, where it copies beside its
+    /// launches and knows what comes next ([`MemoryManager::expect`]): one is used while the next
+    /// is on its way. What is small (biases, norms) is on the device all the same.
     pub fn offload_weights(&self) -> Offloading {
-        self.inner.offloading.fetch_add(1, Ordering::Relaxed);
-        Offloading { device: self.clone() }
+        self.offload_weights_over(0)
     }
 
-    pub(crate) fn offloads_weights(&self) -> bool {
-        self.inner.offloading.load(Ordering::Relaxed) > 0
+    /// As [`Device::offload_weights`], but for weights of at most `bytes` bytes each, which are on
+    /// the device: a copy of little takes time for being a copy, and gives little room.
+    pub fn offload_weights_over(&self, bytes: u64) -> Offloading {
+        self.offloading().push(bytes);
+        Offloading { device: self.clone(), bytes }
+    }
+
+    /// Whether a weight of `bytes` bytes that is made now stays on the host.
+    pub(crate) fn offloads(&self, bytes: u64) -> bool {
+        self.offloading().iter().any(|over| bytes > *over)
+    }
+
+    fn offloading(&self) -> MutexGuard<'_, Vec<u64>> {
+        // Every change of the list is complete before anything can panic.
+        self.inner.offloading.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     pub(crate) fn backend(&self) -> &dyn Backend {
@@ -324,6 +341,15 @@ impl Device {
             self.backend().write(block.buffer(), 0, &data)?;
         }
         Ok(block)
+    }
+
+    /// A block with a copy of what is held on the host.
+    pub(crate) fn bring(&self, held: &HostBlock) -> Result<Block> {
+        let brought = self.inner.memory.bring(held)?;
+        for copy in brought.copies {
+            self.inner.profile.transferred(copy.bytes, copy.start, copy.timer);
+        }
+        Ok(brought.block)
     }
 
     /// Copies what a buffer begins with to `home`, after all that came before.
@@ -407,16 +433,21 @@ impl Device {
     }
 }
 
-/// Where weights stay on the host, from [`Device::offload_weights`] until it is dropped.
+/// Where weights stay on the host, from [`Device::offload_weights`] or
+/// [`Device::offload_weights_over`] until it is dropped.
 #[derive(Debug)]
 #[must_use = "weights stay on the host until the guard is dropped"]
 pub struct Offloading {
     device: Device,
+    bytes: u64,
 }
 
 impl Drop for Offloading {
     fn drop(&mut self) {
-        self.device.inner.offloading.fetch_sub(1, Ordering::Relaxed);
+        let mut offloading = self.device.offloading();
+        if let Some(index) = offloading.iter().position(|bytes| *bytes == self.bytes) {
+            offloading.swap_remove(index);
+        }
     }
 }
 

@@ -18,6 +18,7 @@ mod parked;
 mod pool;
 mod registration;
 mod stats;
+mod stream;
 
 pub use host::HostBlock;
 pub use parked::ParkedBlock;
@@ -25,6 +26,8 @@ pub(crate) use parked::zeros;
 use pool::Pool;
 pub use registration::Registration;
 pub use stats::{LabelStats, MemoryStats};
+use stream::Stream;
+pub use stream::{Brought, StartedCopy};
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -41,6 +44,7 @@ struct State {
     stats: MemoryStats,
     /// The allocations around guarded blocks.
     guarded: Vec<Weak<Buffer>>,
+    stream: Stream,
 }
 
 /// What a manager may do.
@@ -54,6 +58,8 @@ pub struct Limits {
     pub poison: bool,
     /// Whether every block stands between zones that [`MemoryManager::check_guards`] looks at.
     pub guards: bool,
+    /// Whether what is expected next is copied ahead of its use: see [`MemoryManager::bring`].
+    pub copies_ahead: bool,
 }
 
 /// How long a block is wanted.
@@ -91,6 +97,7 @@ impl MemoryManager {
             labels: Vec::new(),
             stats,
             guarded: Vec::new(),
+            stream: Stream::default(),
         });
         Self { backend, limits, state }
     }
@@ -152,9 +159,15 @@ impl MemoryManager {
         let most = with_slack(state.stats.peak_live_bytes.max(state.stats.live_bytes + bytes));
         let released = state.pool.release(grown.saturating_sub(most));
         state.stats.released(released);
-        if state.stats.counted_bytes().saturating_add(bytes) > state.stats.budget_bytes {
-            release_unused(state);
-            if state.stats.counted_bytes().saturating_add(bytes) > state.stats.budget_bytes {
+        let fits =
+            |stats: &MemoryStats| stats.counted_bytes().saturating_add(bytes) <= stats.budget_bytes;
+        if !fits(&state.stats) {
+            // What is copied ahead is not needed yet.
+            self.drop_ahead(state);
+            if !fits(&state.stats) {
+                release_unused(state);
+            }
+            if !fits(&state.stats) {
                 return Err(out_of_memory(&state.stats));
             }
         }
@@ -165,6 +178,7 @@ impl MemoryManager {
         let first = allocate(state);
         let buffer = match first {
             Err(Error::OutOfMemory { .. }) => {
+                self.drop_ahead(state);
                 release_unused(state);
                 allocate(state)
             }
@@ -176,31 +190,6 @@ impl MemoryManager {
         })?;
         state.stats.held(bytes);
         Ok(buffer)
-    }
-
-    /// Counts `data` as held on the host for this device until it is dropped: `bytes` of it, which
-    /// a dry run counts without having them.
-    pub fn hold_on_host(self: &Arc<Self>, data: Vec<u8>, bytes: u64) -> HostBlock {
-        self.state().stats.held_on_host(bytes);
-        HostBlock::new(data, bytes, Arc::clone(self))
-    }
-
-    /// A block with a copy of what is held on the host.
-    ///
-    /// # Errors
-    ///
-    /// As [`MemoryManager::allocate`]; [`Error::Device`].
-    pub fn copy_from_host(self: &Arc<Self>, held: &HostBlock) -> Result<Block> {
-        let block = self.allocate(held.bytes(), Lifetime::Transient)?;
-        self.state().stats.copied_bytes += held.bytes();
-        if self.backend.executes() {
-            self.backend.write(block.buffer(), 0, held.data())?;
-        }
-        Ok(block)
-    }
-
-    fn release_on_host(&self, bytes: u64) {
-        self.state().stats.host_bytes -= bytes;
     }
 
     /// Waits for the launch of `kernel` and looks whether it has written outside a block. Does
@@ -223,9 +212,11 @@ impl MemoryManager {
             .try_for_each(|whole| guard::check(self.backend.as_ref(), whole, kernel, arguments))
     }
 
-    /// Gives the pool's unused blocks back to the device.
+    /// Gives the pool's unused blocks back to the device. What was copied ahead of its use stays.
     pub fn trim(&self) {
-        release_unused(&mut self.state());
+        let mut state = self.state();
+        state.stream.try_again();
+        release_unused(&mut state);
     }
 
     /// What is held and live now, and what was at most.

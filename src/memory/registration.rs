@@ -27,6 +27,7 @@ impl MemoryManager {
         let mut state = self.state();
         state.stats.registered(label, bytes);
         if state.stats.counted_bytes() > state.stats.budget_bytes {
+            self.drop_ahead(&mut state);
             release_unused(&mut state);
         }
         Registration { label, bytes, manager: Arc::clone(self) }

@@ -1,8 +1,16 @@
 use super::*;
 use crate::backend::cpu::Cpu;
 
+const LIMITS: Limits = Limits {
+    budget_bytes: 1 << 20,
+    max_allocation_bytes: 1 << 20,
+    poison: false,
+    guards: false,
+    copies_ahead: false,
+};
+
 fn manager(budget_bytes: u64, max_allocation_bytes: u64) -> Arc<MemoryManager> {
-    let limits = Limits { budget_bytes, max_allocation_bytes, poison: false, guards: false };
+    let limits = Limits { budget_bytes, max_allocation_bytes, ..LIMITS };
     Arc::new(MemoryManager::new(Arc::new(Cpu::new()), limits))
 }
 
@@ -85,12 +93,7 @@ fn what_nobody_uses_goes_before_a_twentieth_more_is_held_than_was_ever_used() {
 
 #[test]
 fn a_write_outside_a_guarded_block_is_found_with_its_distance() {
-    let limits = Limits {
-        budget_bytes: 1 << 20,
-        max_allocation_bytes: 1 << 20,
-        poison: false,
-        guards: true,
-    };
+    let limits = Limits { guards: true, ..LIMITS };
     let backend = Arc::new(Cpu::new());
     let manager = Arc::new(MemoryManager::new(Arc::clone(&backend) as _, limits));
     let x = manager.allocate(100, Lifetime::Transient).unwrap();
@@ -226,12 +229,7 @@ impl Backend for Unwritable {
 
 #[test]
 fn a_block_that_cannot_be_poisoned_is_given_back() {
-    let limits = Limits {
-        budget_bytes: 1 << 20,
-        max_allocation_bytes: 1 << 20,
-        poison: true,
-        guards: false,
-    };
+    let limits = Limits { poison: true, ..LIMITS };
     let manager = Arc::new(MemoryManager::new(Arc::new(Unwritable(Cpu::new())), limits));
     assert!(manager.allocate(100, Lifetime::Resident).is_err());
     assert!(manager.allocate(100, Lifetime::Transient).is_err());

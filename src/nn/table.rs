@@ -33,7 +33,7 @@ impl Table {
         let (device, dtype, [rows, columns]) = (loader.device(), loader.dtype(), shape);
         let bytes = (rows * columns * dtype.size()) as u64;
         let fits = bytes <= device.memory().max_allocation_bytes();
-        let place = match fits && !device.offloads_weights() {
+        let place = match fits && !device.offloads(bytes) {
             true => Place::Resident(loader.table(name, shape)?),
             false => {
                 let stored = loader.stored(name, shape)?;

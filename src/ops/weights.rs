@@ -99,7 +99,7 @@ impl Weights {
             }
             Ok(pack(&values, dtype, outputs, channels, taps))
         };
-        let place = match device.offloads_weights() {
+        let place = match device.offloads(bytes as u64) {
             false => Place::Resident(device.upload(bytes, Lifetime::Resident, produce)?),
             true => {
                 let packed = if device.executes() { produce()? } else { Vec::new() };
@@ -133,9 +133,7 @@ impl Weights {
     pub(crate) fn on_device(&self) -> Result<OnDevice<'_>> {
         match &self.place {
             Place::Resident(block) => Ok(OnDevice::Resident(block)),
-            Place::Offloaded(device, held) => {
-                Ok(OnDevice::Copied(device.memory().copy_from_host(held)?))
-            }
+            Place::Offloaded(device, held) => Ok(OnDevice::Copied(device.bring(held)?)),
         }
     }
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::plan::{Plan, plan};
 use super::{Pipeline, Request};
-use crate::device::Device;
+use crate::device::{Device, Offloading};
 use crate::models::ModelFiles;
 use crate::{DType, Error, Result};
 
@@ -30,15 +30,26 @@ pub enum Component {
 pub struct LoadOptions {
     /// Whether the VAE's encoder is loaded: pictures drawn from noise do without.
     pub vae_encoder: bool,
-    /// Components whose weights stay on the host: each weight is copied to the device just before
-    /// it is used, so that the device holds one at a time. The picture is the same, to the bit.
+    /// Components whose weights stay on the host: each weight is copied to the device for its use,
+    /// so that the device holds one at a time, or two where it copies beside its launches and the
+    /// budget has room. The picture is the same, to the bit.
     pub offload: BTreeSet<Component>,
+    /// Weights of these components that are on the device all the same: those of at most so many
+    /// bytes each. Small weights cost a copy's latency and give little room. With 0, all of them stay
+    /// on the host.
+    pub offload_threshold_bytes: u64,
 }
 
 impl LoadOptions {
+    /// Has weights of `component` stay on the host until the guard is dropped, if they are to.
+    pub(super) fn place(&self, device: &Device, component: Component) -> Option<Offloading> {
+        let offloads = self.offload.contains(&component);
+        offloads.then(|| device.offload_weights_over(self.offload_threshold_bytes))
+    }
+
     /// All that a request needs, on the device.
     pub fn for_request(request: &Request) -> Self {
-        Self { vae_encoder: request.init_image.is_some(), offload: BTreeSet::new() }
+        Self { vae_encoder: request.init_image.is_some(), ..Self::default() }
     }
 
     /// All that a request needs, placed so that it fits the device's budget and the fewest bytes of
@@ -54,9 +65,25 @@ impl LoadOptions {
         dtype: DType,
         request: &Request,
     ) -> Result<(Self, Plan)> {
+        Self::fitting_over(device, files, dtype, request, 0)
+    }
+
+    /// As [`LoadOptions::fitting`], with weights of at most `offload_threshold_bytes` each on the
+    /// device whatever is [offloaded](LoadOptions::offload).
+    ///
+    /// # Errors
+    ///
+    /// As [`LoadOptions::fitting`].
+    pub fn fitting_over(
+        device: &Device,
+        files: &ModelFiles,
+        dtype: DType,
+        request: &Request,
+        offload_threshold_bytes: u64,
+    ) -> Result<(Self, Plan)> {
         let placements: [&[Component]; 4] =
             [&[], &[Component::TextEncoder, Component::Vae], &[Component::UNet], &Component::ALL];
-        let mut options = Self::for_request(request);
+        let mut options = Self { offload_threshold_bytes, ..Self::for_request(request) };
         let mut best: Option<(Self, Plan)> = None;
         for offload in placements {
             options.offload = offload.iter().copied().collect();

@@ -19,6 +19,7 @@ pub mod scheduler;
 mod layout;
 mod load;
 mod plan;
+mod rehearsal;
 mod request;
 mod rungs;
 mod tiling;
@@ -27,6 +28,7 @@ use std::ops::ControlFlow;
 
 pub use load::{Component, LoadOptions};
 pub use plan::Plan;
+use rehearsal::Loading;
 pub use request::{InitImage, Request};
 use rungs::{Ladder, Ways};
 pub use rungs::{Part, Rung};
@@ -55,8 +57,8 @@ pub struct Pipeline {
     encoder: Option<VaeEncoder>,
     decoder: VaeDecoder,
     vae: VaeConfig,
-    /// Whether its weights are on the host.
-    offloads_vae: bool,
+    /// Where the weights are.
+    place: LoadOptions,
     scheduler: SchedulerConfig,
     default_size: [usize; 2],
 }
@@ -145,28 +147,18 @@ impl Pipeline {
         let scheduler = SchedulerConfig::from_file(&files.scheduler.path, &files.scheduler.json)?
             .for_stable_diffusion();
         let _stage = device.stage("load");
-        let place =
-            |component| options.offload.contains(&component).then(|| device.offload_weights());
+        let loading = Loading { device, files, dtype, options };
         let text_encoder = {
-            let _place = place(Component::TextEncoder);
             let _stage = device.stage("text encoder weights");
-            let part = &files.text_encoder;
-            ClipTextEncoder::load(device, dtype, &part.config, &part.weights)?
+            loading.text_encoder()?
         };
         let unet = {
-            let _place = place(Component::UNet);
             let _stage = device.stage("unet weights");
-            let part = &files.unet;
-            UNet::load(device, dtype, &part.config, &part.weights)?
+            loading.unet()?
         };
         let _stage = device.stage("vae weights");
-        let _place = place(Component::Vae);
-        let part = &files.vae;
-        let encoder = options
-            .vae_encoder
-            .then(|| VaeEncoder::load(device, dtype, &part.config, &part.weights))
-            .transpose()?;
-        let decoder = VaeDecoder::load(device, dtype, &part.config, &part.weights)?;
+        let encoder = options.vae_encoder.then(|| loading.vae_encoder()).transpose()?;
+        let decoder = loading.vae_decoder()?;
         Ok(Self {
             device: device.clone(),
             dtype,
@@ -175,8 +167,8 @@ impl Pipeline {
             unet,
             encoder,
             decoder,
-            vae: part.config.clone(),
-            offloads_vae: options.offload.contains(&Component::Vae),
+            vae: files.vae.config.clone(),
+            place: options.clone(),
             scheduler,
             default_size: files.default_size(),
         })

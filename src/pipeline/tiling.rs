@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use super::{Pipeline, Request};
+use super::{Component, Pipeline, Request};
 use crate::device::{Device, Tiling};
 use crate::memory::MemoryStats;
 use crate::models::{VaeDecoder, VaeEncoder};
@@ -120,7 +120,7 @@ impl Pipeline {
         dry: &Device,
     ) -> Result<(Option<VaeEncoder>, Option<VaeDecoder>)> {
         let (dtype, config) = (self.dtype, &self.vae);
-        let _place = self.offloads_vae.then(|| dry.offload_weights());
+        let _place = self.place.place(dry, Component::Vae);
         Ok(match half {
             Half::Encoder => (Some(VaeEncoder::load(dry, dtype, config, &NoWeights)?), None),
             Half::Decoder => (None, Some(VaeDecoder::load(dry, dtype, config, &NoWeights)?)),

@@ -1,7 +1,7 @@
 //! What ran, in which stage, and for how long.
 //!
-//! Off by default and then free: a launch is not timed. When on, every launch is noted with its
-//! time on the device, inside the stages that were open ([`Device::stage`](crate::Device::stage)).
+//! Off by default and then free: a launch is not timed. When on, every launch and every transfer of
+//! a weight is noted with its time on the device, inside the stages that were open ([`Device::stage`](crate::Device::stage)).
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard};
@@ -12,10 +12,11 @@ use serde::Serialize;
 use crate::backend::Timer;
 use crate::kernel::Configuration;
 
+mod overlap;
 mod report;
 mod trace;
 
-pub use report::{KernelRow, Report, StageRow};
+pub use report::{KernelRow, Report, StageRow, Transfers};
 
 /// Measured stages and launches of one device.
 pub struct Profile {
@@ -31,25 +32,33 @@ struct State {
     pending: Vec<(usize, Box<dyn Timer>)>,
 }
 
-/// A stage, or one launch inside it.
+/// A stage, or one launch or transfer inside it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Record {
     /// The stage's or kernel's name.
     pub name: &'static str,
     /// The index of the stage around it.
     pub parent: Option<usize>,
-    /// A launch's work; `None` for a stage.
+    /// A launch's work; `None` for a stage and for a transfer.
     pub launch: Option<Work>,
-    /// What a launch's kernel was specialised by; `None` for a stage.
+    /// How many bytes a transfer brings to the device; `None` for a stage and for a launch.
+    pub transfer_bytes: Option<u64>,
+    /// What a launch's kernel was specialised by; `None` otherwise.
     pub configuration: Option<Configuration>,
     /// When it began by the host's clock, since the profile was made.
     pub start: Duration,
-    /// How long it took by the host's clock: for a launch, the time to queue it. Zero for a stage
-    /// that is still open.
+    /// How long it took by the host's clock: for a launch or a transfer, the time to queue it. Zero
+    /// for a stage that is still open.
     pub host: Duration,
-    /// How long the kernel ran by the device's clock, where the driver tells.
+    /// How long the kernel or the transfer ran by the device's clock, where the driver tells.
     pub device: Option<Duration>,
+    /// When it began by the device's clock, where the driver tells: since a moment that is the same
+    /// for all launches and transfers of a device.
+    pub device_start: Option<Duration>,
 }
+
+/// The name of records of transfers.
+const TRANSFER: &str = "transfer";
 
 /// What a launch had to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -111,15 +120,16 @@ impl Profile {
         }
         let parent = state.open.last().copied();
         let (start, zero) = (self.origin.elapsed(), Duration::ZERO);
-        let (launch, configuration) = (None, None);
         state.records.push(Record {
             name,
             parent,
-            launch,
-            configuration,
+            launch: None,
+            transfer_bytes: None,
+            configuration: None,
             start,
             host: zero,
             device: None,
+            device_start: None,
         });
         let index = state.records.len() - 1;
         state.open.push(index);
@@ -132,6 +142,7 @@ impl Profile {
         let end = self.origin.elapsed();
         for (launch, timer) in std::mem::take(&mut state.pending) {
             state.records[launch].device = timer.elapsed();
+            state.records[launch].device_start = timer.span().map(|span| span.start);
         }
         let record = &mut state.records[index];
         record.host = end - record.start;
@@ -147,23 +158,41 @@ impl Profile {
         work: Work,
         timer: Box<dyn Timer>,
     ) {
+        self.queued(start, timer, |record| Record {
+            name,
+            launch: Some(work),
+            configuration: Some(configuration.clone()),
+            ..record
+        });
+    }
+
+    /// Notes a transfer of so many bytes that began at `start` and was queued by now.
+    pub(crate) fn transferred(&self, bytes: u64, start: Instant, timer: Box<dyn Timer>) {
+        self.queued(start, timer, |record| Record { transfer_bytes: Some(bytes), ..record });
+    }
+
+    fn queued(
+        &self,
+        start: Instant,
+        timer: Box<dyn Timer>,
+        describe: impl FnOnce(Record) -> Record,
+    ) {
         let mut state = self.state();
         if !state.enabled {
             return;
         }
-        let parent = state.open.last().copied();
-        let (launch, host) = (Some(work), start.elapsed());
-        let start = start.saturating_duration_since(self.origin);
-        let configuration = Some(configuration.clone());
-        state.records.push(Record {
-            name,
-            parent,
-            launch,
-            configuration,
-            start,
-            host,
+        let record = describe(Record {
+            name: TRANSFER,
+            parent: state.open.last().copied(),
+            launch: None,
+            transfer_bytes: None,
+            configuration: None,
+            start: start.saturating_duration_since(self.origin),
+            host: start.elapsed(),
             device: None,
+            device_start: None,
         });
+        state.records.push(record);
         let index = state.records.len() - 1;
         state.pending.push((index, timer));
     }

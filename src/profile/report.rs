@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Record, Work};
+use super::{Record, Work, overlap};
 
 /// See [`Profile::report`](super::Profile::report).
 #[derive(Clone, Debug, Default, Serialize)]
@@ -15,6 +15,21 @@ pub struct Report {
     pub stages: Vec<StageRow>,
     /// Kernels, the longest first.
     pub kernels: Vec<KernelRow>,
+    /// Weights that were copied to the device; `None` if there were none.
+    pub transfers: Option<Transfers>,
+}
+
+/// All transfers to the device.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Transfers {
+    /// How many.
+    pub count: u64,
+    /// What they brought.
+    pub bytes: u64,
+    /// By the device's clock.
+    pub device: Duration,
+    /// How much of that time passed while a kernel ran, where the driver tells.
+    pub under_compute: Option<Duration>,
 }
 
 /// All runs of one stage at one place.
@@ -55,6 +70,13 @@ impl Report {
         let mut row_at: HashMap<(Option<usize>, &str), usize> = HashMap::new();
         for (index, record) in records.iter().enumerate() {
             let parent = record.parent.and_then(|parent| row_of.get(&parent).copied());
+            if let Some(bytes) = record.transfer_bytes {
+                let transfers = report.transfers.get_or_insert_default();
+                transfers.count += 1;
+                transfers.bytes += bytes;
+                transfers.device += record.device.unwrap_or(record.host);
+                continue;
+            }
             let Some(work) = record.launch else {
                 let depth = parent.map_or(0, |row| report.stages[row].depth + 1);
                 let row = *row_at.entry((parent, record.name)).or_insert_with(|| {
@@ -73,6 +95,9 @@ impl Report {
                 around = records[stage].parent;
             }
             report.add_kernel(record.name, device, work);
+        }
+        if let Some(transfers) = &mut report.transfers {
+            transfers.under_compute = overlap::under_compute(records);
         }
         report.kernels.sort_by_key(|row| std::cmp::Reverse(row.device));
         report
@@ -122,7 +147,24 @@ impl fmt::Display for Report {
             let rates = rates(row.device, row.work);
             writeln!(f, "{:28} {:>6} {:>10} {rates}", row.name, row.count, "")?;
         }
-        Ok(())
+        match &self.transfers {
+            Some(transfers) => write!(f, "\n{transfers}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// One line, such as `412 transfers, 1.720 GB in 1.23 s, 81 % under compute`.
+impl fmt::Display for Transfers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (gb, seconds) = (self.bytes as f64 / 1e9, self.device.as_secs_f64());
+        write!(f, "{} transfers, {gb:.3} GB in {seconds:.2} s", self.count)?;
+        match self.under_compute {
+            Some(under) if seconds > 0.0 => {
+                write!(f, ", {:.0} % under compute", 100.0 * under.as_secs_f64() / seconds)
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -141,8 +183,17 @@ mod tests {
 
     fn stage(name: &'static str, parent: Option<usize>, host_ms: u64) -> Record {
         let (start, host) = (Duration::ZERO, Duration::from_millis(host_ms));
-        let (launch, configuration, device) = (None, None, None);
-        Record { name, parent, launch, configuration, start, host, device }
+        Record {
+            name,
+            parent,
+            launch: None,
+            transfer_bytes: None,
+            configuration: None,
+            start,
+            host,
+            device: None,
+            device_start: None,
+        }
     }
 
     fn launch(name: &'static str, parent: usize, device_ms: u64) -> Record {
@@ -172,5 +223,35 @@ mod tests {
         assert_eq!((report.kernels[0].name, report.kernels[0].count), ("gemm", 2));
         assert_eq!(report.kernels[0].work.flop, 2_000_000);
         assert!(report.to_string().contains("  unet"), "{report}");
+    }
+
+    #[test]
+    fn transfers_tell_how_much_of_them_lies_under_compute() {
+        let at = |record: Record, start_ms: u64, device_ms: u64| Record {
+            device_start: Some(Duration::from_millis(start_ms)),
+            device: Some(Duration::from_millis(device_ms)),
+            ..record
+        };
+        let transfer = || Record { transfer_bytes: Some(500), ..stage("transfer", Some(0), 0) };
+        let records = [
+            stage("unet", None, 100),
+            at(transfer(), 0, 10),
+            // Another queue's launches may overlap; what lies under both counts once.
+            at(launch("gemm", 0, 0), 5, 10),
+            at(launch("gemm", 0, 0), 8, 22),
+            at(transfer(), 20, 30),
+            at(launch("gemm", 0, 0), 40, 5),
+        ];
+        let report = Report::new(&records);
+        let transfers = report.transfers.unwrap();
+        assert_eq!((transfers.count, transfers.bytes), (2, 1000));
+        assert_eq!(transfers.device, Duration::from_millis(40));
+        assert_eq!(transfers.under_compute, Some(Duration::from_millis(5 + 10 + 5)));
+        assert_eq!(transfers.to_string(), "2 transfers, 0.000 GB in 0.04 s, 50 % under compute");
+        assert!(report.to_string().ends_with(&transfers.to_string()), "{report}");
+        assert_eq!(report.kernels.len(), 1, "a transfer is no kernel");
+        let report = Report::new(&[stage("unet", None, 100), transfer()]);
+        assert_eq!(report.transfers.unwrap().under_compute, None, "no clock");
+        assert!(Report::new(&[stage("unet", None, 100)]).transfers.is_none());
     }
 }

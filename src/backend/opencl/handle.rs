@@ -1,16 +1,19 @@
 //! The driver's objects, released when dropped, and its errors by name.
 
 use std::ffi::c_void;
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
+use cl3::command_queue::{CL_QUEUE_PROFILING_ENABLE, create_command_queue};
 use cl3::error_codes::{
     CL_INVALID_BUFFER_SIZE, CL_MEM_OBJECT_ALLOCATION_FAILURE, CL_OUT_OF_HOST_MEMORY,
     CL_OUT_OF_RESOURCES, error_text,
 };
 use cl3::event::{CL_PROFILING_COMMAND_END, CL_PROFILING_COMMAND_START, get_event_profiling_info};
 
-use crate::Error;
 use crate::backend::Timer;
+use crate::{Error, Result};
 
 /// A driver call that failed, by the call's name and the code's.
 pub fn failed(call: &'static str, code: i32) -> Error {
@@ -99,21 +102,36 @@ handle!(
     cl3::event::release_event
 );
 
-/// How long a launch ran.
+impl Queue {
+    /// An in-order queue; with `has_clock`, its commands are timed.
+    pub fn create(context: &Context, device: *mut c_void, has_clock: bool) -> Result<Self> {
+        let properties = if has_clock { CL_QUEUE_PROFILING_ENABLE } else { 0 };
+        // SAFETY: the caller has made the context for this device.
+        let queue = unsafe { create_command_queue(context.raw(), device, properties) };
+        queue.map(Self::new).map_err(|code| failed("clCreateCommandQueue", code))
+    }
+}
+
+/// When a launch or a transfer ran.
 pub struct ClTimer {
-    /// The launch.
-    pub event: Event,
+    /// Of the launch or the transfer.
+    pub event: Arc<Event>,
     /// Whether its times mean anything.
     pub has_clock: bool,
 }
 
 impl Timer for ClTimer {
     fn elapsed(&self) -> Option<Duration> {
+        self.span().map(|span| span.end - span.start)
+    }
+
+    fn span(&self) -> Option<Range<Duration>> {
         if !self.has_clock {
             return None;
         }
         let at = |what| get_event_profiling_info(self.event.raw(), what).ok().map(u64::from);
         let (start, end) = (at(CL_PROFILING_COMMAND_START)?, at(CL_PROFILING_COMMAND_END)?);
-        (start != 0 && end > start).then(|| Duration::from_nanos(end - start))
+        let span = || Duration::from_nanos(start)..Duration::from_nanos(end);
+        (start != 0 && end > start).then(span)
     }
 }

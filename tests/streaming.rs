@@ -1,0 +1,193 @@
+//! Weights on the host, copied beside the computing: the same picture, as planned.
+
+#[allow(dead_code, reason = "each test program uses its part")]
+mod common;
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use ellesmere::models::{ModelFiles, Variant};
+use ellesmere::pipeline::{Component, LoadOptions, Pipeline, Request, VaeTiling};
+use ellesmere::{DType, Device, DeviceOptions, Error, Result};
+
+fn demo() -> ModelFiles {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/assets/demo");
+    ModelFiles::open(&folder, Variant::Any).unwrap()
+}
+
+fn request() -> Request {
+    Request {
+        prompt: "sunset over the sea".to_owned(),
+        width: Some(64),
+        height: Some(64),
+        steps: 2,
+        // No half of guidance goes first, and no tiles: either may change an order of summation.
+        guidance_scale: 1.0,
+        vae_tiling: VaeTiling::Off,
+        ..Request::default()
+    }
+}
+
+fn offloading(components: &[Component]) -> LoadOptions {
+    LoadOptions { offload: components.iter().copied().collect(), ..LoadOptions::default() }
+}
+
+/// A picture; what was planned for it was held and copied, to the byte.
+fn draw(
+    device: &Device,
+    pipeline: &Pipeline,
+    files: &ModelFiles,
+    dtype: DType,
+    options: &LoadOptions,
+) -> Result<Vec<f32>> {
+    let plan = Pipeline::plan(device, files, dtype, options, &request());
+    device.memory().trim();
+    device.memory().reset_peaks();
+    let before = device.memory_stats();
+    let pictures = pipeline.generate(&request(), &mut |_| ControlFlow::Continue(()));
+    let (plan, mut pictures) = match (plan, pictures) {
+        (Ok(plan), Ok(pictures)) => (plan, pictures),
+        (Err(error @ Error::OutOfMemory { .. }), Err(Error::OutOfMemory { .. })) => {
+            return Err(error);
+        }
+        (plan, pictures) => panic!("planned {plan:?}, got {:?}", pictures.map(|list| list.len())),
+    };
+    let stats = device.memory_stats();
+    let why = format!("{options:?} {dtype} on {}", device.info().name);
+    assert_eq!(stats.peak_held_bytes, plan.peak_bytes, "{why}");
+    assert_eq!(stats.copied_bytes - before.copied_bytes, plan.copied_bytes, "{why}");
+    Ok(pictures.remove(0).rgb)
+}
+
+fn devices(options: &DeviceOptions) -> Vec<Device> {
+    let mut devices = common::open_devices(options);
+    devices.retain(|device| device.info().prefers_register_tiles());
+    devices
+}
+
+#[test]
+fn pictures_are_the_same_from_the_first_to_the_last_and_as_planned() {
+    let files = demo();
+    let poisoned = DeviceOptions { poison: true, ..Default::default() };
+    // Bytes, by what is offloaded.
+    let mut copied = HashMap::new();
+    for device in devices(&poisoned) {
+        for dtype in DType::ALL {
+            let mut expected = None;
+            for components in [&[][..], &[Component::UNet], &Component::ALL] {
+                let options = offloading(components);
+                let pipeline = Pipeline::load(&device, &files, dtype, &options).unwrap();
+                for _ in 0..2 {
+                    let before = device.memory_stats().copied_bytes;
+                    let picture = draw(&device, &pipeline, &files, dtype, &options).unwrap();
+                    let why = format!("{components:?} {dtype} on {}", device.info().name);
+                    assert!(expected.get_or_insert(picture.clone()) == &picture, "{why}");
+                    // With two slots on some devices, with one on others.
+                    let bytes = device.memory_stats().copied_bytes - before;
+                    let same = *copied.entry((components, dtype)).or_insert(bytes);
+                    assert_eq!(bytes, same, "{why}: nothing is copied in vain");
+                }
+                drop(pipeline);
+                device.memory().trim();
+                assert_eq!(device.memory_stats().held_bytes, 0);
+                assert_eq!(device.memory_stats().host_bytes, 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn weights_up_to_a_threshold_are_on_the_device_whatever_is_offloaded() {
+    let files = demo();
+    for device in devices(&DeviceOptions::default()) {
+        for dtype in DType::ALL {
+            let (mut expected, mut copied) = (None, None);
+            for offload_threshold_bytes in [0, 1_000, 50_000, 1 << 40] {
+                let options =
+                    LoadOptions { offload_threshold_bytes, ..offloading(&Component::ALL) };
+                let pipeline = Pipeline::load(&device, &files, dtype, &options).unwrap();
+                let before = device.memory_stats();
+                let picture = draw(&device, &pipeline, &files, dtype, &options).unwrap();
+                let bytes = device.memory_stats().copied_bytes - before.copied_bytes;
+                let why = format!("{offload_threshold_bytes} B {dtype} on {}", device.info().name);
+                assert!(expected.get_or_insert(picture.clone()) == &picture, "{why}");
+                if let Some(more) = copied.replace((bytes, before.live_bytes)) {
+                    assert!(bytes <= more.0 && before.live_bytes >= more.1, "{why}");
+                }
+                assert_eq!(bytes == 0, offload_threshold_bytes == 1 << 40, "{why}");
+                assert_eq!(before.host_bytes == 0, bytes == 0, "{why}");
+                drop(pipeline);
+                device.memory().trim();
+            }
+        }
+    }
+}
+
+#[test]
+fn any_budget_draws_the_same_picture_within_it_or_is_too_small() {
+    let files = demo();
+    let options = offloading(&Component::ALL);
+    for (index, device) in devices(&DeviceOptions::default()).iter().enumerate() {
+        let pipeline = Pipeline::load(device, &files, DType::F16, &options).unwrap();
+        let expected = draw(device, &pipeline, &files, DType::F16, &options).unwrap();
+        let most = device.memory_stats().peak_held_bytes;
+        let (mut drawn, mut refused) = (0, 0);
+        for percent in (60..140).step_by(5) {
+            let budget_bytes = Some(most / 100 * percent);
+            let within = DeviceOptions { budget_bytes, ..Default::default() };
+            let device = &devices(&within)[index];
+            let picture = Pipeline::load(device, &files, DType::F16, &options)
+                .and_then(|pipeline| draw(device, &pipeline, &files, DType::F16, &options));
+            match picture {
+                Ok(picture) => {
+                    assert!(picture == expected, "{percent} % of {most} B");
+                    drawn += 1;
+                }
+                Err(Error::OutOfMemory { .. }) => refused += 1,
+                Err(error) => panic!("{error}"),
+            }
+            device.memory().trim();
+            assert_eq!(device.memory_stats().held_bytes, 0);
+        }
+        assert!(drawn > 2 && refused > 0, "{drawn} drawn, {refused} refused");
+    }
+}
+
+#[test]
+fn transfers_are_in_the_profile_and_in_the_trace() {
+    let files = demo();
+    for device in devices(&DeviceOptions::default()) {
+        let options = offloading(&[Component::UNet]);
+        let pipeline = Pipeline::load(&device, &files, DType::F32, &options).unwrap();
+        device.profile().set_enabled(true);
+        draw(&device, &pipeline, &files, DType::F32, &options).unwrap();
+        let transfers = device.profile().report().transfers.unwrap();
+        assert_eq!(transfers.bytes, device.memory_stats().copied_bytes);
+        // Where the driver has a clock.
+        let has_clock = transfers.under_compute.is_some();
+        assert!(transfers.under_compute.unwrap_or_default() <= transfers.device, "{transfers}");
+        assert!(has_clock || device.info().backend != "cpu");
+        let trace: serde_json::Value =
+            serde_json::from_str(&device.profile().chrome_trace()).unwrap();
+        let events = trace["traceEvents"].as_array().unwrap();
+        let row = events.iter().filter(|event| event["ph"] == "X" && event["tid"] == 2);
+        assert_eq!(row.count() as u64, if has_clock { transfers.count } else { 0 });
+        device.profile().set_enabled(false);
+    }
+}
+
+#[test]
+fn a_device_is_dropped_in_the_middle_of_a_picture() {
+    let files = demo();
+    for device in devices(&DeviceOptions::default()) {
+        let options = offloading(&Component::ALL);
+        let pipeline = Pipeline::load(&device, &files, DType::F32, &options).unwrap();
+        let error = pipeline.generate(&request(), &mut |_| ControlFlow::Break(())).unwrap_err();
+        assert!(matches!(error, Error::Cancelled), "{error}");
+        let memory = std::sync::Arc::clone(device.memory());
+        drop((pipeline, device));
+        memory.trim();
+        assert_eq!((memory.stats().held_bytes, memory.stats().live_bytes), (0, 0));
+    }
+}
