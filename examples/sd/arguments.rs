@@ -92,6 +92,11 @@ pub struct Arguments {
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, allow_hyphen_values = true)]
     pub memory_budget: Option<u64>,
 
+    /// The most that is allocated at once, e.g. 256MiB: larger weights and activations lie in
+    /// pieces, and the picture is the same [default: what the driver allows]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, allow_hyphen_values = true)]
+    pub max_allocation: Option<u64>,
+
     /// Components whose weights stay on the host, each copied to the device just before it is used:
     /// some of text-encoder, unet, vae; none; or auto: those for which the budget has no room. Less
     /// memory, somewhat slower, the same picture

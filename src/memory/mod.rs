@@ -87,7 +87,7 @@ impl MemoryManager {
     /// # Errors
     ///
     /// [`Error::OutOfMemory`] if the budget or the device has no room after the pool's unused
-    /// blocks were released, or if `bytes` is over the largest allocation.
+    /// blocks were released; [`Error::Allocation`] if `bytes` is over the largest allocation.
     pub fn allocate(self: &Arc<Self>, bytes: u64, lifetime: Lifetime) -> Result<Block> {
         let wanted = match lifetime {
             // Not a byte more than was asked for lies between the zones.
@@ -121,7 +121,11 @@ impl MemoryManager {
             budget_bytes: stats.budget_bytes,
         };
         if bytes > self.limits.max_allocation_bytes {
-            return Err(out_of_memory(&state.stats));
+            return Err(Error::Allocation {
+                what: state.labels.last().copied().unwrap_or("tensor").to_owned(),
+                requested_bytes: bytes,
+                max_allocation_bytes: self.limits.max_allocation_bytes,
+            });
         }
         if state.stats.counted_bytes().saturating_add(bytes) > state.stats.budget_bytes {
             release_unused(state);

@@ -109,7 +109,7 @@ impl Pipeline {
         let dry = self.device.dry_run_within(budget_bytes.saturating_sub(others));
         match self.run_dry(half, &dry, size, tiling) {
             Ok(()) => Ok(true),
-            Err(Error::OutOfMemory { .. }) => Ok(false),
+            Err(Error::OutOfMemory { .. } | Error::Allocation { .. }) => Ok(false),
             Err(error) => Err(error),
         }
     }
