@@ -210,7 +210,7 @@ fn misuse_is_one_line_that_names_the_flag() {
     refused(&["a", "--guidance", "-1"], 2, &["guidance", "got -1"]);
     refused(&["a", "--memory-budget", "4"], 2, &["--memory-budget", "unit"]);
     refused(&["a", "--offload", "vae,clip"], 2, &["text-encoder, unet, vae", "got \"clip\""]);
-    refused(&["a", "--vae-tiling", "blur"], 2, &["--vae-tiling", "auto, exact or off"]);
+    refused(&["a", "--vae-tiling", "blur"], 2, &["--vae-tiling", "auto, exact, blend or off"]);
     for tile in ["0", "56", "100", "-64", "big"] {
         let tile = format!("--vae-tile={tile}");
         refused(&["a", &tile], 2, &["--vae-tile", "multiple of 8 of at least 64"]);

@@ -103,15 +103,17 @@ pub struct Arguments {
     #[arg(long, value_name = "auto|none|NAME,..", default_value = "auto")]
     pub offload: Offload,
 
-    /// Whether the VAE works on the picture in bands of rows that wait on the host: exact, off, or
-    /// auto (where the picture needs it); the picture is the same
-    #[arg(long, value_name = "auto|exact|off", default_value = "auto")]
+    /// Whether the VAE works on the picture in tiles. exact: in bands of rows that wait on the host,
+    /// the same picture; auto: so where the picture needs it; blend: in squares that overlap, each by
+    /// itself, which is the picture of diffusers' enable_tiling and may show seams; off: never
+    #[arg(long, value_name = "auto|exact|blend|off", default_value = "auto")]
     pub vae_tiling: VaeTiling,
 
-    /// Pixels on a side of the square that a band is as large as, a multiple of 8, at least 64;
-    /// auto also tries smaller ones
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = parse_tile)]
-    pub vae_tile: usize,
+    /// Pixels on a side of a tile (of a square as large as a band), a multiple of 8, at least 64; auto
+    /// also tries smaller ones, and blend needs a multiple of 32 [default: 512; with blend, that of the
+    /// VAE's configuration]
+    #[arg(long, value_name = "N", value_parser = parse_tile)]
+    pub vae_tile: Option<usize>,
 
     /// Print what the picture would take, and allocate and draw nothing
     #[arg(long)]
