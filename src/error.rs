@@ -58,6 +58,20 @@ pub enum Error {
         /// What it may hold.
         budget_bytes: u64,
     },
+    /// What needs one block of memory that is over the device's largest allocation, and cannot be
+    /// split.
+    #[error(
+        "{what}: {requested_bytes} B in one block, but the largest allocation is \
+         {max_allocation_bytes} B"
+    )]
+    Allocation {
+        /// The tensor, or the stage of the work.
+        what: String,
+        /// The size of the block.
+        requested_bytes: u64,
+        /// The largest that the device allocates, or was opened to.
+        max_allocation_bytes: u64,
+    },
     /// A budget in which a picture cannot be drawn, whatever stays on the host.
     #[error("a budget of {budget_bytes} B is too small: {least_bytes} B would do")]
     Budget {

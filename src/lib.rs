@@ -53,7 +53,8 @@
 //!   what arrived. A device's own failure leaves existing tensors valid: the next call works.
 //! - Every byte on a device comes from its [`memory::MemoryManager`]. A **dry run** takes the same
 //!   decisions as the real one, so its peak is the real peak to the byte. What is parked on the
-//!   host is counted beside it.
+//!   host is counted beside it. No request is over the largest allocation: what is larger lies in
+//!   bands or pieces.
 //! - A **configuration** changes how long a kernel takes, not what it computes. It comes from what is
 //!   forced, the user's file, shipped files, the op, in this order ([`tune`]); what does not fit the
 //!   kernel as it is answers nothing, and is said.
@@ -85,6 +86,7 @@
 //! | resident; offloaded | where a weight is: on the device; on the host, copied for each use |
 //! | transfer; slot | a copy to the device beside its launches; a block that such copies go to |
 //! | band | the part of a tensor that lies in one block of memory |
+//! | piece | the outputs of a weight that lie in one block of memory |
 //! | tile; parked | a part of a picture, here rows of it, that is worked on at a time; on the host until it is wanted |
 //! | panel | 32 outputs of a weight, interleaved for the kernels |
 //! | part; rung | work that is repeated as a whole where memory runs out; what is done first so that it needs less |

@@ -179,8 +179,16 @@ fn copies_and_offsets_move_the_bytes_that_they_name() {
     for backend in backends() {
         let x = upload(&*backend, &[1.0, 2.0, 3.0, 4.0]);
         let y = upload(&*backend, &[0.0; 4]);
-        let region =
-            CopyRegion { source: &x, source_offset: 4, target: &y, target_offset: 8, bytes: 8 };
+        let region = CopyRegion {
+            source: &x,
+            source_offset: 4,
+            target: &y,
+            target_offset: 8,
+            bytes: 8,
+            rows: 1,
+            source_pitch: 0,
+            target_pitch: 0,
+        };
         backend.copy(&region).unwrap();
         backend.write(&y, 0, &7.0f32.to_ne_bytes()).unwrap();
         assert_eq!(download(&*backend, &y), [7.0, 0.0, 2.0, 3.0]);
@@ -188,6 +196,33 @@ fn copies_and_offsets_move_the_bytes_that_they_name() {
         backend.read(&y, 12, &mut last).unwrap();
         assert_eq!(f32::from_ne_bytes(last), 3.0);
         backend.read(&y, 16, &mut []).unwrap();
+    }
+}
+
+#[test]
+fn rows_are_copied_between_matrices_of_different_widths() {
+    for backend in backends() {
+        // The last two columns of 3 x 4 to the middle of 3 x 5.
+        let x = upload(&*backend, &(0..12).map(|value| value as f32).collect::<Vec<_>>());
+        let y = upload(&*backend, &[-1.0; 15]);
+        let region = CopyRegion {
+            source: &x,
+            source_offset: 8,
+            target: &y,
+            target_offset: 4,
+            bytes: 8,
+            rows: 3,
+            source_pitch: 16,
+            target_pitch: 20,
+        };
+        backend.copy(&region).unwrap();
+        let expected = [2.0, 3.0, 6.0, 7.0, 10.0, 11.0];
+        let copied = download(&*backend, &y);
+        for (row, expected) in copied.chunks(5).zip(expected.chunks(2)) {
+            assert_eq!(row, [-1.0, expected[0], expected[1], -1.0, -1.0]);
+        }
+        backend.copy(&CopyRegion { rows: 0, ..region }).unwrap();
+        assert_eq!(download(&*backend, &y), copied, "no rows");
     }
 }
 

@@ -28,11 +28,12 @@ enum Call {
 
 const CALLS: [Call; 5] = [Call::Allocate, Call::Write, Call::Read, Call::Build, Call::Launch];
 
-/// The CPU, on which one kind of call fails once, or from then on.
+/// The CPU, on which one kind of call, or any call, fails once, or from then on.
 #[derive(Debug)]
 struct Failing {
     cpu: Cpu,
-    call: Call,
+    /// The only kind that is counted and fails, if there is one.
+    call: Option<Call>,
     /// Calls of that kind so far.
     count: AtomicU64,
     /// The first that fails, from 1; 0 for none.
@@ -45,12 +46,13 @@ struct Failing {
 }
 
 impl Failing {
-    fn new(call: Call) -> Arc<Self> {
+    fn new(call: impl Into<Option<Call>>) -> Arc<Self> {
         Self::overlapping(call, false)
     }
 
-    fn overlapping(call: Call, overlaps_transfers: bool) -> Arc<Self> {
-        let (count, at, failures) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(2));
+    fn overlapping(call: impl Into<Option<Call>>, overlaps_transfers: bool) -> Arc<Self> {
+        let (call, count, at) = (call.into(), AtomicU64::new(0), AtomicU64::new(0));
+        let failures = AtomicU64::new(2);
         Arc::new(Self { cpu: Cpu::new(), call, count, at, overlaps_transfers, failures })
     }
 
@@ -60,7 +62,7 @@ impl Failing {
     }
 
     fn pass(&self, call: Call) -> Result<()> {
-        if call != self.call {
+        if self.call.is_some_and(|only| only != call) {
             return Ok(());
         }
         let count = self.count.fetch_add(1, Ordering::SeqCst) + 1;
@@ -140,17 +142,20 @@ impl Backend for Failing {
     }
 }
 
-fn draw(device: &Device, files: &ModelFiles, options: &LoadOptions) -> Result<Vec<f32>> {
-    let request = Request {
+fn small_request() -> Request {
+    Request {
         prompt: "a cat".to_owned(),
         width: Some(32),
         height: Some(32),
         steps: 1,
         guidance_scale: 1.0,
         ..Request::default()
-    };
+    }
+}
+
+fn draw(device: &Device, files: &ModelFiles, options: &LoadOptions) -> Result<Vec<f32>> {
     let pipeline = Pipeline::load(device, files, DType::F32, options)?;
-    let mut pictures = pipeline.generate(&request, &mut |_| ControlFlow::Continue(()))?;
+    let mut pictures = pipeline.generate(&small_request(), &mut |_| ControlFlow::Continue(()))?;
     Ok(pictures.remove(0).rgb)
 }
 
@@ -216,6 +221,89 @@ fn an_allocation_that_fails_says_what_was_asked_for_and_what_was_held() {
     assert_eq!(backend.count.load(Ordering::SeqCst), 1);
 }
 
+#[test]
+fn each_of_the_first_calls_can_fail_in_turn() {
+    const FIRST: u64 = 500;
+    let folder = random_model::write("bk-tiny");
+    let files = ModelFiles::open(folder.path(), Variant::Any).unwrap();
+    let backend = Failing::new(None);
+    let device = Device::new(Arc::clone(&backend) as _, &DeviceOptions::default());
+    let options = LoadOptions::default();
+    let expected = draw(&device, &files, &options).unwrap();
+    let calls = || backend.count.load(Ordering::SeqCst);
+    // The same picture, or one line.
+    let check = |result: Result<Vec<f32>>, why: &str| match result {
+        Ok(picture) => {
+            assert!(picture == expected, "{why}");
+            true
+        }
+        Err(error) => {
+            let known = matches!(error, Error::OutOfMemory { .. } | Error::Device { .. });
+            assert!(known && error.to_string().lines().count() == 1, "{why}: {error}");
+            false
+        }
+    };
+
+    // Of loading and drawing, with programs that are built already.
+    backend.fail_at(0);
+    draw(&device, &files, &options).unwrap();
+    for at in 1..=FIRST.min(calls()) {
+        let why = format!("call {at}");
+        backend.fail_at(at);
+        check(draw(&device, &files, &options), &why);
+        device.memory().trim();
+        let stats = device.memory_stats();
+        assert_eq!([stats.held_bytes, stats.live_bytes], [0, 0], "{why}");
+        if at % 50 == 0 {
+            backend.fail_at(0);
+            assert!(check(draw(&device, &files, &options), &why), "{why}: the next call works");
+            device.memory().trim();
+        }
+    }
+
+    // Of drawing alone.
+    backend.fail_at(0);
+    let pipeline = Pipeline::load(&device, &files, DType::F32, &options).unwrap();
+    device.memory().trim();
+    let held_bytes = device.memory_stats().held_bytes;
+    let draw = || {
+        let mut warnings = 0;
+        let pictures = pipeline.generate(&small_request(), &mut |progress| {
+            warnings += u32::from(matches!(progress, Progress::LowMemory { .. }));
+            ControlFlow::Continue(())
+        });
+        (pictures.map(|mut pictures| pictures.remove(0).rgb), warnings)
+    };
+    backend.fail_at(0);
+    assert!(check(draw().0, "nothing fails"));
+    let all = calls();
+    let (mut warned, mut failed) = (0, 0);
+    for at in 1..=FIRST.min(all) {
+        let why = format!("call {at} of {all} of drawing");
+        device.memory().trim();
+        backend.fail_at(at);
+        let (picture, warnings) = draw();
+        match check(picture, &why) {
+            true => {
+                assert_eq!(warnings, 1, "{why}: an allocation");
+                warned += 1;
+            }
+            false => failed += 1,
+        }
+        device.memory().trim();
+        let stats = device.memory_stats();
+        assert_eq!([stats.held_bytes, stats.live_bytes], [held_bytes; 2], "{why}");
+        if at % 50 == 0 {
+            backend.fail_at(0);
+            assert!(check(draw().0, &why), "{why}: the next call works");
+        }
+    }
+    assert!(warned > 0 && failed > 0, "{warned} warned, {failed} failed of {all}");
+    drop(pipeline);
+    device.memory().trim();
+    assert_eq!(device.memory_stats().held_bytes, 0);
+}
+
 /// What became of a request of two guided steps, and the rungs that it went down.
 fn draw_guided(pipeline: &Pipeline) -> (Result<Vec<f32>>, Vec<(Part, Rung)>) {
     let request = Request {
@@ -268,7 +356,7 @@ fn each_of_the_first_allocations_can_fail_in_turn() {
     let drawing = allocations() - weights;
     assert_eq!(rungs, []);
     let (mut warned, mut in_turn) = (0, 0);
-    for at in 1..=drawing.min(ALLOCATIONS.saturating_sub(weights).max(50)) {
+    for at in 1..=drawing.min(ALLOCATIONS) {
         // Alone; and with what is asked for when the part is repeated.
         let failures = if at % 8 == 0 { 4 } else { 2 };
         backend.failures.store(failures, Ordering::SeqCst);

@@ -214,13 +214,14 @@ fn misuse_is_one_line_that_names_the_flag() {
         refused(&megabytes, 2, &["number of megabytes"]);
     }
     refused(&["a", "--offload", "vae,clip"], 2, &["text-encoder, unet, vae", "got \"clip\""]);
-    refused(&["a", "--vae-tiling", "blur"], 2, &["--vae-tiling", "auto, exact or off"]);
+    refused(&["a", "--vae-tiling", "blur"], 2, &["--vae-tiling", "auto, exact, blend or off"]);
     for tile in ["0", "56", "100", "-64", "big"] {
         let tile = format!("--vae-tile={tile}");
         refused(&["a", &tile], 2, &["--vae-tile", "multiple of 8 of at least 64"]);
     }
     refused(&["a", "--memory-budget", "-4GB"], 2, &["--memory-budget", "-4GB", "above zero"]);
     refused(&["a", "--memory-budget", "0GB"], 2, &["--memory-budget", "above zero"]);
+    refused(&["a", "--max-allocation", "64"], 2, &["--max-allocation", "unit"]);
     refused(&["a", "--strength", "0.5"], 2, &["--init-image"]);
     refused(&[], 2, &["PROMPT"]);
 }
@@ -237,6 +238,31 @@ fn a_budget_that_is_too_small_says_so_before_anything_is_drawn() {
     refused(&arguments, 1, &["a budget of 2000000 B is too small", "would do"]);
     let arguments = [&arguments[..], &["--offload", "none"]].concat();
     refused(&arguments, 1, &["out of memory", "2000000 B", "--memory-budget"]);
+}
+
+#[test]
+fn a_small_largest_allocation_draws_the_same_picture_or_names_what_is_over_it() {
+    let folder = TempDir::new().unwrap();
+    let arguments = ["a boat", "--seed", "5", "--steps", "1", "--device", "cpu", "--json"];
+    let draw = |more: &[&str]| {
+        let output = sd(&folder, &[&arguments[..], more].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let largest = report["memory"]["largest_allocation_bytes"].as_u64().unwrap();
+        assert_eq!(report["plan"]["largest_allocation_bytes"].as_u64(), Some(largest));
+        (std::fs::read(folder.path().join("picture.png")).unwrap(), largest)
+    };
+    let (expected, largest) = draw(&[]);
+    assert!(largest > 1_000_000, "{largest}");
+    let (picture, largest) = draw(&["--max-allocation", "1MB"]);
+    assert!(largest <= 1_000_000, "{largest}");
+    assert!(picture == expected);
+    let arguments = ["a", "--device", "cpu", "--max-allocation", "2KB"];
+    refused(
+        &arguments,
+        1,
+        &["weight: ", " in one block", "the largest allocation is 2000 B", "--max-allocation"],
+    );
 }
 
 #[test]

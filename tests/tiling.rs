@@ -10,10 +10,11 @@ use std::ops::ControlFlow;
 
 use ellesmere::device::Tiling;
 use ellesmere::memory::MemoryStats;
-use ellesmere::models::vae::{VaeDecoder, VaeEncoder};
+use ellesmere::models::vae::{Blend, VaeDecoder, VaeEncoder};
 use ellesmere::models::{ModelFiles, Variant};
 use ellesmere::pipeline::{InitImage, LoadOptions, Pipeline, Progress, Request, VaeTiling};
 use ellesmere::{DType, Device, DeviceOptions, Tensor};
+use safetensors::SafeTensors;
 use tempfile::TempDir;
 
 /// Tiles of a picture of 256 x 256 in the proportions of 256, 384 and 200 to 512, and the least.
@@ -119,6 +120,113 @@ fn tiles_and_a_small_largest_allocation_go_together() {
     assert!(psnr >= 90.0, "{psnr:.1} dB");
 }
 
+/// A tensor of `modules/tiling.safetensors`, whose layout is `[1, C, H, W]`, channels last.
+fn golden(name: &str) -> Vec<f32> {
+    let path = random_model::golden().join("modules/tiling.safetensors");
+    let bytes = std::fs::read(path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let tensor = file.tensor(name).unwrap();
+    let values: Vec<f32> =
+        tensor.data().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    channels_last(&values, tensor.shape()[1])
+}
+
+fn channels_last(values: &[f32], channels: usize) -> Vec<f32> {
+    let pixels = values.len() / channels;
+    (0..values.len()).map(|i| values[i % channels * pixels + i / channels]).collect()
+}
+
+#[test]
+fn blended_tiles_are_those_of_diffusers() {
+    let model = Model::write();
+    let vae = &model.files.vae;
+    let blend = Blend::new(vae.config.sample_size[0], vae.config.downscale()).unwrap();
+    assert_eq!(blend.tile(), 64);
+    let latent = channels_last(&random_model::normal_like("input.tiling.latent", 4 * 13 * 10), 4);
+    let picture: Vec<f32> = random_model::image("input.tiling.image", 3 * 104 * 80);
+    let picture: Vec<f32> = picture.iter().map(|value| 2.0 * value - 1.0).collect();
+    let picture = channels_last(&picture, 3);
+    for device in common::open_devices(&DeviceOptions::default()) {
+        // A software rasteriser takes half a minute for a picture.
+        if !device.info().prefers_register_tiles() {
+            continue;
+        }
+        for dtype in DType::ALL {
+            let decoder = VaeDecoder::load(&device, dtype, &vae.config, &vae.weights).unwrap();
+            let encoder = VaeEncoder::load(&device, dtype, &vae.config, &vae.weights).unwrap();
+            let tensor = |values: &[f32], [height, width]: [usize; 2]| {
+                let shape = [1, height, width, values.len() / (height * width)];
+                Tensor::from_slice(&device, &shape, dtype, values)
+            };
+            let decoded = blend.decode(&latent, [13, 10], |latent, size| {
+                decoder.decode(&tensor(latent, size)?)?.to_vec()
+            });
+            let encoded = blend.encode(&picture, [104, 80], |pixels, size| {
+                encoder.encode(&tensor(pixels, size)?)?.to_vec()
+            });
+            for (name, got) in [("decode.image", decoded), ("encode.moments", encoded)] {
+                let psnr = psnr_db(&golden(name), &got.unwrap());
+                let why = format!("{name}, {dtype} on {}", device.info().name);
+                eprintln!("{why}: {psnr:.1} dB");
+                // Two orders of summation in f32 agree to about 120 dB, storage in f16 to 60 dB.
+                let least = if dtype == DType::F32 { 100.0 } else { 50.0 };
+                assert!(psnr >= least, "{why}: {psnr:.1} dB");
+            }
+        }
+    }
+}
+
+#[test]
+fn blended_pictures_are_planned_to_the_byte_and_take_the_memory_of_a_tile() {
+    let model = Model::write();
+    let files = &model.files;
+    let rgb = random_model::image("tiling.image", 3 * SIDE * SIDE);
+    let whole = Request {
+        width: Some(SIDE),
+        height: Some(SIDE),
+        steps: 2,
+        init_image: Some(InitImage { rgb, strength: 1.0 }),
+        vae_tiling: VaeTiling::Off,
+        ..Request::default()
+    };
+    let blended = Request { vae_tiling: VaeTiling::Blend, ..whole.clone() };
+    let peak = |request: &Request| {
+        let device = Device::cpu();
+        let options = LoadOptions::for_request(request);
+        let plan = Pipeline::plan(&device, files, DType::F32, &options, request).unwrap();
+        let pipeline = Pipeline::load(&device, files, DType::F32, &options).unwrap();
+        let mut tiles = Vec::new();
+        let pictures = pipeline.generate(request, &mut |progress| {
+            match progress {
+                Progress::VaeBlended { tile } => tiles.push([*tile, 0]),
+                Progress::VaeTile { done, total } => tiles.push([*done, *total]),
+                _ => {}
+            }
+            ControlFlow::Continue(())
+        });
+        assert_eq!(device.memory_stats(), plan.memory);
+        let labels = &plan.memory.labels;
+        let halves = ["vae encode", "vae decode"].map(|label| labels[label].peak_live_bytes);
+        assert_eq!(plan.vae_blended, !tiles.is_empty());
+        (pictures.unwrap().remove(0).rgb, halves, tiles)
+    };
+    let (expected, whole_bytes, tiles) = peak(&whole);
+    assert_eq!(tiles, [[0, 0]; 0]);
+    // The VAE was trained on 64 x 64: tiles are 48 pixels apart, 6 each way.
+    let (picture, tile_bytes, tiles) = peak(&blended);
+    let of_a_half = [[64, 0]].into_iter().chain((1..=36).map(|done| [done, 36]));
+    assert_eq!(tiles, [of_a_half.clone().collect::<Vec<_>>(), of_a_half.collect()].concat());
+    for (tile, whole) in tile_bytes.iter().zip(whole_bytes) {
+        assert!(tile * 4 < whole, "{tile} of {whole} B");
+    }
+    let psnr = psnr_db(&expected, &picture);
+    assert!(psnr < 40.0, "it is another picture: {psnr:.1} dB");
+    // Where a picture is no larger than a tile, it is the same.
+    let one = Request { vae_tile: Some(SIDE), ..blended };
+    let (picture, _, tiles) = peak(&one);
+    assert!(picture == expected && tiles.is_empty());
+}
+
 fn draw(device: &Device, files: &ModelFiles, request: &Request) -> (Vec<f32>, Option<usize>) {
     let pipeline =
         Pipeline::load(device, files, DType::F32, &LoadOptions::for_request(request)).unwrap();
@@ -143,7 +251,7 @@ fn auto_tiles_where_the_picture_does_not_fit_and_a_plan_knows_it() {
         height: Some(SIDE),
         steps: 2,
         init_image: Some(InitImage { rgb, strength: 1.0 }),
-        vae_tile: 192,
+        vae_tile: Some(192),
         ..Request::default()
     };
     let files = &model.files;
@@ -185,8 +293,12 @@ fn tiles_that_cannot_be_are_refused_by_name() {
     let pipeline =
         Pipeline::load(&Device::cpu(), &model.files, DType::F32, &LoadOptions::default()).unwrap();
     for vae_tile in [0, 56, 100] {
-        let request = Request { vae_tile, ..Request::default() };
+        let request = Request { vae_tile: Some(vae_tile), ..Request::default() };
         let error = pipeline.generate(&request, &mut |_| ControlFlow::Continue(())).unwrap_err();
         assert!(error.to_string().starts_with("vae tile: expected a multiple of 8"), "{error}");
     }
+    let (vae_tiling, vae_tile) = (VaeTiling::Blend, Some(72));
+    let request = Request { vae_tiling, vae_tile, ..Request::default() };
+    let error = pipeline.generate(&request, &mut |_| ControlFlow::Continue(())).unwrap_err();
+    assert!(error.to_string().starts_with("vae tile: expected a multiple of 32"), "{error}");
 }

@@ -92,6 +92,11 @@ pub struct Arguments {
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, allow_hyphen_values = true)]
     pub memory_budget: Option<u64>,
 
+    /// The most that is allocated at once, e.g. 256MiB: larger weights and activations lie in
+    /// pieces, and the picture is the same [default: what the driver allows]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, allow_hyphen_values = true)]
+    pub max_allocation: Option<u64>,
+
     /// Components whose weights stay on the host, each copied to the device for its use, where the
     /// device can beside the computing: some of text-encoder, unet, vae; none; or auto: those for which the budget has no room. Less
     /// memory, somewhat slower, the same picture
@@ -103,15 +108,17 @@ pub struct Arguments {
     #[arg(long, value_name = "MB", default_value_t = 0.0, value_parser = parse_megabytes, allow_negative_numbers = true)]
     pub offload_threshold: f64,
 
-    /// Whether the VAE works on the picture in bands of rows that wait on the host: exact, off, or
-    /// auto (where the picture needs it); the picture is the same
-    #[arg(long, value_name = "auto|exact|off", default_value = "auto")]
+    /// Whether the VAE works on the picture in tiles. exact: in bands of rows that wait on the host,
+    /// the same picture; auto: so where the picture needs it; blend: in squares that overlap, each by
+    /// itself, which is the picture of diffusers' enable_tiling and may show seams; off: never
+    #[arg(long, value_name = "auto|exact|blend|off", default_value = "auto")]
     pub vae_tiling: VaeTiling,
 
-    /// Pixels on a side of the square that a band is as large as, a multiple of 8, at least 64;
-    /// auto also tries smaller ones
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = parse_tile)]
-    pub vae_tile: usize,
+    /// Pixels on a side of a tile (of a square as large as a band), a multiple of 8, at least 64; auto
+    /// also tries smaller ones, and blend needs a multiple of 32 [default: 512; with blend, that of the
+    /// VAE's configuration]
+    #[arg(long, value_name = "N", value_parser = parse_tile)]
+    pub vae_tile: Option<usize>,
 
     /// Print what the picture would take, and allocate and draw nothing
     #[arg(long)]

@@ -33,7 +33,11 @@ pub fn draw(arguments: &Arguments) -> Result<()> {
             atomic::check_writable(path)?;
         }
     }
-    let options = DeviceOptions { budget_bytes: arguments.memory_budget, ..Default::default() };
+    let options = DeviceOptions {
+        budget_bytes: arguments.memory_budget,
+        max_allocation_bytes: arguments.max_allocation,
+        ..Default::default()
+    };
     let name = arguments.device.clone().map_or_else(knob::device, Ok)?;
     let device = Device::open(&name, &options)?;
     device.notes().iter().for_each(|note| eprintln!("note: {note}"));

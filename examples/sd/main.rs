@@ -47,6 +47,9 @@ fn advice(error: &Error) -> &'static str {
         Error::OutOfMemory { .. } => {
             "; a smaller --size, --dtype f16 or a larger --memory-budget would help"
         }
+        Error::Allocation { .. } => {
+            "; a smaller --size, --dtype f16 or a larger --max-allocation would help"
+        }
         _ => "",
     }
 }

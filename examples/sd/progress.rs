@@ -69,6 +69,12 @@ impl Display {
             Progress::VaeTiled { tile } => {
                 self.note(&format!("the VAE works in tiles of {tile} pixels, parked on the host"));
             }
+            Progress::VaeBlended { tile } => {
+                self.note(&format!("the VAE works in tiles of {tile} pixels, blended"));
+            }
+            Progress::VaeTile { done, total } => {
+                self.bar.set_message(format!("tile {done} of {total}"));
+            }
             Progress::Decoding => self.bar.set_message("decoding"),
             _ => {}
         }

@@ -376,11 +376,21 @@ impl Backend for Cpu {
 
     fn copy(&self, region: &CopyRegion) -> Result<()> {
         let _turn = self.turn();
-        let bytes = region.bytes as usize;
-        let source = range(region.source, region.source_offset, bytes);
-        let target = range(region.target, region.target_offset, bytes);
-        // SAFETY: `range` has checked both bounds; `copy` allows overlap; this turn is ours.
-        unsafe { std::ptr::copy(source, target, bytes) };
+        let [read_bytes, written_bytes] = region.spans().map(|bytes| bytes as usize);
+        let source = range(region.source, region.source_offset, read_bytes);
+        let target = range(region.target, region.target_offset, written_bytes);
+        if read_bytes == 0 {
+            return Ok(());
+        }
+        for row in 0..region.rows as usize {
+            // SAFETY: `range` has checked the bounds of all rows; `copy` allows overlap; this turn
+            // is ours.
+            unsafe {
+                let source = source.add(row * region.source_pitch as usize);
+                let target = target.add(row * region.target_pitch as usize);
+                std::ptr::copy(source, target, region.bytes as usize);
+            }
+        }
         Ok(())
     }
 

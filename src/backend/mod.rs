@@ -258,7 +258,7 @@ pub enum Value<'a> {
     F32(f32),
 }
 
-/// A copy from one buffer to another.
+/// A copy of rows of bytes from one buffer to another.
 #[derive(Debug)]
 pub struct CopyRegion<'a> {
     /// Read from here,
@@ -269,8 +269,27 @@ pub struct CopyRegion<'a> {
     pub target: &'a Buffer,
     /// from this byte on,
     pub target_offset: u64,
-    /// so many bytes.
+    /// so many bytes of each
     pub bytes: u64,
+    /// of so many rows,
+    pub rows: u64,
+    /// which begin so many bytes apart where they are read,
+    pub source_pitch: u64,
+    /// and so many where they are written. Where there are several rows, both are at least their
+    /// bytes.
+    pub target_pitch: u64,
+}
+
+impl CopyRegion<'_> {
+    /// From the first byte that is read to the last, and from the first that is written to the
+    /// last; 0 where there is nothing to copy.
+    pub fn spans(&self) -> [u64; 2] {
+        [self.source_pitch, self.target_pitch].map(|pitch| match self.rows {
+            0 => 0,
+            _ if self.bytes == 0 => 0,
+            rows => (rows - 1) * pitch + self.bytes,
+        })
+    }
 }
 
 /// When a launch or a transfer ran, by the device's own clock.

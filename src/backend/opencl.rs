@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use cl3::command_queue::{
-    enqueue_barrier_with_wait_list, enqueue_copy_buffer, enqueue_marker_with_wait_list,
-    enqueue_nd_range_kernel, enqueue_read_buffer, enqueue_write_buffer,
+    enqueue_barrier_with_wait_list, enqueue_copy_buffer, enqueue_copy_buffer_rect,
+    enqueue_marker_with_wait_list, enqueue_nd_range_kernel, enqueue_read_buffer,
+    enqueue_write_buffer,
 };
 use cl3::device::{CL_DEVICE_PROFILING_TIMER_RESOLUTION, get_device_info};
 use cl3::error_codes::{CL_MEM_OBJECT_ALLOCATION_FAILURE, CL_OUT_OF_HOST_MEMORY};
@@ -312,29 +313,50 @@ impl Backend for OpenCl {
     }
 
     fn copy(&self, region: &CopyRegion) -> Result<()> {
-        check_range(region.source, region.source_offset, region.bytes);
-        check_range(region.target, region.target_offset, region.bytes);
-        if region.bytes == 0 {
+        let [read_bytes, written_bytes] = region.spans();
+        check_range(region.source, region.source_offset, read_bytes);
+        check_range(region.target, region.target_offset, written_bytes);
+        if read_bytes == 0 {
             return Ok(());
         }
-        // SAFETY: the caller's contract puts both ranges inside two different buffers, which
-        // the driver keeps until the command is done.
-        let event = unsafe {
-            enqueue_copy_buffer(
-                self.queue.raw(),
-                memory(region.source),
-                memory(region.target),
-                region.source_offset as usize,
-                region.target_offset as usize,
-                region.bytes as usize,
-                0,
-                ptr::null(),
-            )
+        let (call, event) = match region.rows {
+            // SAFETY: the caller's contract puts both ranges inside two different buffers, which
+            // the driver keeps until the command is done.
+            1 => ("clEnqueueCopyBuffer", unsafe {
+                enqueue_copy_buffer(
+                    self.queue.raw(),
+                    memory(region.source),
+                    memory(region.target),
+                    region.source_offset as usize,
+                    region.target_offset as usize,
+                    region.bytes as usize,
+                    0,
+                    ptr::null(),
+                )
+            }),
+            // SAFETY: as above; the origins, in bytes, rows and layers, and the extent live on the
+            // stack for as long as the call takes.
+            rows => ("clEnqueueCopyBufferRect", unsafe {
+                enqueue_copy_buffer_rect(
+                    self.queue.raw(),
+                    memory(region.source),
+                    memory(region.target),
+                    [region.source_offset as usize, 0, 0].as_ptr(),
+                    [region.target_offset as usize, 0, 0].as_ptr(),
+                    [region.bytes as usize, rows as usize, 1].as_ptr(),
+                    region.source_pitch as usize,
+                    0,
+                    region.target_pitch as usize,
+                    0,
+                    0,
+                    ptr::null(),
+                )
+            }),
         };
         event
             .map(Event::new)
             .map(drop)
-            .map_err(|code| failed_with_memory("clEnqueueCopyBuffer", code, region.target.bytes()))
+            .map_err(|code| failed_with_memory(call, code, region.target.bytes()))
     }
 
     /// Argument names are kept, to be compared with those of the first launch.

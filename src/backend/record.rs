@@ -163,7 +163,7 @@ impl Backend for Record {
     }
 
     fn copy(&self, region: &CopyRegion) -> Result<()> {
-        self.counters().copied_bytes += region.bytes;
+        self.counters().copied_bytes += region.rows * region.bytes;
         Ok(())
     }
 

@@ -112,7 +112,7 @@ impl MemoryManager {
     /// # Errors
     ///
     /// [`Error::OutOfMemory`] if the budget or the device has no room after the pool's unused
-    /// blocks were released, or if `bytes` is over the largest allocation.
+    /// blocks were released; [`Error::Allocation`] if `bytes` is over the largest allocation.
     pub fn allocate(self: &Arc<Self>, bytes: u64, lifetime: Lifetime) -> Result<Block> {
         let wanted = match lifetime {
             // Not a byte more than was asked for lies between the zones.
@@ -153,7 +153,11 @@ impl MemoryManager {
             budget_bytes: stats.budget_bytes,
         };
         if bytes > self.limits.max_allocation_bytes {
-            return Err(out_of_memory(&state.stats));
+            return Err(Error::Allocation {
+                what: state.labels.last().copied().unwrap_or("tensor").to_owned(),
+                requested_bytes: bytes,
+                max_allocation_bytes: self.limits.max_allocation_bytes,
+            });
         }
         let grown = state.stats.held_bytes.saturating_add(bytes);
         let most = with_slack(state.stats.peak_live_bytes.max(state.stats.live_bytes + bytes));

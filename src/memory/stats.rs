@@ -15,6 +15,8 @@ pub struct MemoryStats {
     pub held_bytes: u64,
     /// The most that was held.
     pub peak_held_bytes: u64,
+    /// The largest single allocation so far.
+    pub largest_allocation_bytes: u64,
     /// What is in use.
     pub live_bytes: u64,
     /// The most that was in use.
@@ -82,6 +84,7 @@ impl MemoryStats {
     }
 
     pub(super) fn held(&mut self, bytes: u64) {
+        self.largest_allocation_bytes = self.largest_allocation_bytes.max(bytes);
         self.held_bytes += bytes;
         self.peak_held_bytes = self.peak_held_bytes.max(self.held_bytes);
     }

@@ -15,9 +15,11 @@ use crate::ops::Activation;
 use crate::tensor::Tensor;
 use crate::{DType, Error, Result};
 
+mod blend;
 mod decoder;
 mod encoder;
 
+pub use blend::Blend;
 pub use decoder::VaeDecoder;
 pub use encoder::VaeEncoder;
 

@@ -1,14 +1,14 @@
 //! A convolution.
 
 use super::Loader;
-use crate::ops::{self, Activation, Epilogue, Padding, Weights};
+use crate::ops::{self, Activation, Epilogue, Padding, SplitWeights};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
 /// A 3×3 convolution, channels last: y = conv(x) + bias + residual.
 #[derive(Debug)]
 pub struct Conv2d {
-    weights: Weights,
+    weights: SplitWeights,
     bias: Option<Tensor>,
     params: ops::Conv2d,
 }
@@ -90,7 +90,7 @@ impl Conv2d {
 
     fn run(&self, x: &Tensor, bias: Option<&Tensor>, residual: Option<&Tensor>) -> Result<Tensor> {
         let epilogue = Epilogue { bias, activation: Activation::None, residual };
-        ops::conv2d(x, &self.weights, &self.params, epilogue)
+        self.weights.convolve(x, &self.params, epilogue)
     }
 }
 
@@ -134,6 +134,6 @@ impl Upsample {
         }
         let params = ops::Conv2d { upsample: true, crop, ..self.conv.params };
         let epilogue = Epilogue { bias: self.conv.bias.as_ref(), ..Epilogue::default() };
-        ops::conv2d(x, &self.conv.weights, &params, epilogue)
+        self.conv.weights.convolve(x, &params, epilogue)
     }
 }

@@ -2,13 +2,13 @@
 
 use super::Loader;
 use crate::Result;
-use crate::ops::{self, Activation, Epilogue, Weights};
+use crate::ops::{Activation, Epilogue, SplitWeights};
 use crate::tensor::Tensor;
 
 /// y = activation(x W^T + bias) + residual.
 #[derive(Debug)]
 pub struct Linear {
-    weights: Weights,
+    weights: SplitWeights,
     bias: Option<Tensor>,
 }
 
@@ -49,7 +49,7 @@ impl Linear {
     }
 
     /// A layer with a bias of its own making, `[outputs]` f32.
-    pub(crate) fn with_bias(weights: Weights, bias: Tensor) -> Self {
+    pub(crate) fn with_bias(weights: SplitWeights, bias: Tensor) -> Self {
         Self { weights, bias: Some(bias) }
     }
 
@@ -97,6 +97,6 @@ impl Linear {
         residual: Option<&Tensor>,
     ) -> Result<Tensor> {
         let epilogue = Epilogue { bias: self.bias.as_ref(), activation, residual };
-        ops::gemm(x, x2, &self.weights, epilogue)
+        self.weights.multiply(x, x2, epilogue)
     }
 }

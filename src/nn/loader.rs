@@ -2,9 +2,9 @@
 
 use std::fmt::Display;
 
-use crate::ops::Weights;
+use crate::ops::SplitWeights;
 use crate::tensor::{Tensor, to_bytes};
-use crate::{DType, Device, Result};
+use crate::{DType, Device, Error, Result};
 
 /// Tensors by name: a checkpoint, or anything else that has them.
 pub trait TensorSource {
@@ -63,7 +63,9 @@ impl<'a> Loader<'a> {
     /// As [`Loader::vector`].
     pub fn vectors(&self, names: &[&str], length: usize) -> Result<Tensor> {
         let read = self.checked(names, &[length])?;
-        Tensor::resident(self.device, &[names.len() * length], DType::F32, || Ok(read()?.concat()))
+        let shape = [names.len() * length];
+        Tensor::resident(self.device, &shape, DType::F32, || Ok(read()?.concat()))
+            .map_err(|error| self.named(names[0], error))
     }
 
     /// The sum of two vectors of `length` values, stored as f32.
@@ -87,6 +89,7 @@ impl<'a> Loader<'a> {
     pub fn table(&self, name: &str, shape: [usize; 2]) -> Result<Tensor> {
         let read = self.checked(&[name], &shape)?;
         Tensor::resident(self.device, &shape, self.dtype, || Ok(read()?.concat()))
+            .map_err(|error| self.named(name, error))
     }
 
     /// As [`Loader::table`], as bytes on the host; none on a dry run.
@@ -112,10 +115,12 @@ impl<'a> Loader<'a> {
     /// # Errors
     ///
     /// As [`Loader::vector`].
-    pub fn matrices(&self, names: &[&str], [outputs, inputs]: [usize; 2]) -> Result<Weights> {
+    pub fn matrices(&self, names: &[&str], [outputs, inputs]: [usize; 2]) -> Result<SplitWeights> {
         let read = self.checked(names, &[outputs, inputs])?;
         let stacked = [names.len() * outputs, inputs];
-        Weights::linear(self.device, self.dtype, stacked, || Ok(read()?.concat()))
+        let read = || Ok(read()?.concat());
+        SplitWeights::linear(self.device, self.dtype, stacked, read)
+            .map_err(|error| self.named(names[0], error))
     }
 
     /// The weight of a convolution, `[O, I, kH, kW]`.
@@ -123,9 +128,18 @@ impl<'a> Loader<'a> {
     /// # Errors
     ///
     /// As [`Loader::vector`].
-    pub fn convolution(&self, name: &str, shape: [usize; 4]) -> Result<Weights> {
+    pub fn convolution(&self, name: &str, shape: [usize; 4]) -> Result<SplitWeights> {
         let read = self.checked(&[name], &shape)?;
-        Weights::conv2d(self.device, self.dtype, shape, || Ok(read()?.concat()))
+        SplitWeights::conv2d(self.device, self.dtype, shape, || Ok(read()?.concat()))
+            .map_err(|error| self.named(name, error))
+    }
+
+    /// Says which tensor it is that the device cannot hold.
+    fn named(&self, name: &str, mut error: Error) -> Error {
+        if let Error::Allocation { what, .. } = &mut error {
+            *what = format!("{}{name}", self.prefix);
+        }
+        error
     }
 
     /// Checks the tensors now; the answer reads them.

@@ -1,6 +1,6 @@
 //! What a product does with its result before it is stored.
 
-use crate::ops::{Activation, Weights};
+use crate::ops::Activation;
 use crate::tensor::Tensor;
 use crate::{DType, Error, Result};
 
@@ -22,12 +22,12 @@ impl Epilogue<'_> {
         &self,
         op: &'static str,
         x: &Tensor,
-        weights: &Weights,
+        weights: DType,
         result: &[usize],
     ) -> Result<()> {
         let dtype = x.dtype();
-        if weights.dtype() != dtype {
-            let got = weights.dtype();
+        if weights != dtype {
+            let got = weights;
             return Err(Error::shape(op, format!("weights must be {dtype} as x is, got {got}")));
         }
         match self.residual {

@@ -9,6 +9,7 @@ use crate::ops::epilogue::is_output_bias;
 use crate::ops::tiles::{
     Tiling, local_tiling, most_local_groups, panel_tiling, register_tiling_of_rows, split_tiling,
 };
+use crate::ops::weights::Extent;
 use crate::ops::{Epilogue, PANEL, Weights};
 use crate::tensor::{BandBuffer, Tensor};
 use crate::tune::Class;
@@ -111,7 +112,8 @@ pub fn gemm(
     weights: &Weights,
     epilogue: Epilogue,
 ) -> Result<Tensor> {
-    compute(x, x2, weights, epilogue, None)
+    check(x, x2, weights.extent(), &epilogue)?;
+    compute(x, x2, weights, epilogue, &|problem| plan(problem, x.device().info()))
 }
 
 /// As [`gemm`], in so many slices of K (2, 4 or 8) whatever [`plan`] would choose.
@@ -135,20 +137,22 @@ pub fn gemm_split(
         let detail = format!("slices must be 2, 4 or 8, got {slices}");
         return Err(Error::shape("gemm_split", detail));
     }
-    compute(x, x2, weights, epilogue, Some(Algorithm::SplitK { slices }))
+    check(x, x2, weights.extent(), &epilogue)?;
+    compute(x, x2, weights, epilogue, &|_| Algorithm::SplitK { slices })
 }
 
-/// By an algorithm, or by the one that [`plan`] chooses.
-fn compute(
+/// Of checked tensors, by the algorithm that `choose` names for a band of the result.
+pub(super) fn compute(
     x: &Tensor,
     x2: Option<&Tensor>,
     weights: &Weights,
     epilogue: Epilogue,
-    algorithm: Option<Algorithm>,
+    choose: &dyn Fn(&Problem) -> Algorithm,
 ) -> Result<Tensor> {
-    let shape = check(x, x2, weights, &epilogue)?;
+    let mut shape = x.shape().to_vec();
+    shape[x.shape().len() - 1] = weights.outputs();
     if let [.., _, _, _] = *shape {
-        return run(x, x2, weights, epilogue, algorithm);
+        return run(x, x2, weights, epilogue, choose);
     }
     // Bands lie along the second axis, which must be one of rows.
     let rows = |tensor: &Tensor| {
@@ -158,21 +162,21 @@ fn compute(
     let x2 = x2.map(rows).transpose()?;
     let residual = epilogue.residual.map(rows).transpose()?;
     let epilogue = Epilogue { residual: residual.as_ref(), ..epilogue };
-    run(&rows(x)?, x2.as_ref(), weights, epilogue, algorithm)?.reshape(&shape)
+    run(&rows(x)?, x2.as_ref(), weights, epilogue, choose)?.reshape(&shape)
 }
 
 /// The result's shape.
-fn check(
+pub(super) fn check(
     x: &Tensor,
     x2: Option<&Tensor>,
-    weights: &Weights,
+    weights: Extent,
     epilogue: &Epilogue,
 ) -> Result<Vec<usize>> {
     let shape_error = |detail| Err(Error::shape("gemm", detail));
     let [leading @ .., columns] = x.shape() else {
         return shape_error("x must be [.., K], got no axes".to_owned());
     };
-    let (inputs, outputs) = (weights.inputs(), weights.outputs());
+    let Extent { inputs, outputs, dtype } = weights;
     match x2.map(|x2| (x2, x2.shape())) {
         None if *columns != inputs => {
             return shape_error(format!("x must be [.., {inputs}], got {:?}", x.shape()));
@@ -196,17 +200,17 @@ fn check(
         return shape_error(format!("bias must be [{outputs}] f32, got {shape:?} {dtype}"));
     }
     let shape: Vec<usize> = leading.iter().copied().chain([outputs]).collect();
-    epilogue.check("gemm", x, weights, &shape)?;
+    epilogue.check("gemm", x, dtype, &shape)?;
     Ok(shape)
 }
 
-/// As [`compute`], of checked tensors with at least three axes.
+/// As [`compute`], of tensors with at least three axes.
 fn run(
     x: &Tensor,
     x2: Option<&Tensor>,
     weights: &Weights,
     epilogue: Epilogue,
-    algorithm: Option<Algorithm>,
+    choose: &dyn Fn(&Problem) -> Algorithm,
 ) -> Result<Tensor> {
     let (columns, inputs, outputs) =
         (x.shape()[x.shape().len() - 1], weights.inputs(), weights.outputs());
@@ -229,7 +233,7 @@ fn run(
             epilogue,
             y: &y_band,
         };
-        product.run(algorithm.unwrap_or_else(|| plan(&problem, x.device().info())))?;
+        product.run(choose(&problem))?;
         drop(product);
         y_band.keep()?;
     }

@@ -38,6 +38,14 @@ enum Place {
     Offloaded(Device, HostBlock),
 }
 
+/// What ops check of a weight, whole or in pieces.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Extent {
+    pub outputs: usize,
+    pub inputs: usize,
+    pub dtype: DType,
+}
+
 /// A weight on the device: its own block, or a copy until this is dropped.
 #[derive(Debug)]
 pub(crate) enum OnDevice<'a> {
@@ -123,6 +131,10 @@ impl Weights {
     /// How the values are stored.
     pub fn dtype(&self) -> DType {
         self.dtype
+    }
+
+    pub(super) fn extent(&self) -> Extent {
+        Extent { outputs: self.outputs, inputs: self.inputs, dtype: self.dtype }
     }
 
     /// The panels on the device, copied there if they are not.

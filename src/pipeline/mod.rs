@@ -23,6 +23,7 @@ mod rehearsal;
 mod request;
 mod rungs;
 mod tiling;
+mod vae;
 
 use std::ops::ControlFlow;
 
@@ -32,14 +33,13 @@ use rehearsal::Loading;
 pub use request::{InitImage, Request};
 use rungs::{Ladder, Ways};
 pub use rungs::{Part, Rung};
-use tiling::Half;
 pub use tiling::VaeTiling;
+use tiling::{Half, Tiles};
 
-use crate::device::{Device, Tiling};
+use crate::device::Device;
 use crate::models::{
     ClipTextEncoder, ModelFiles, Tokenizer, Tokens, UNet, VaeConfig, VaeDecoder, VaeEncoder,
 };
-use crate::ops;
 use crate::pipeline::layout::{channels_first, channels_last};
 use crate::pipeline::noise::Generator;
 use crate::pipeline::scheduler::{Scheduler, SchedulerConfig, SchedulerKind};
@@ -94,6 +94,19 @@ pub enum Progress<'a> {
     VaeTiled {
         /// The side in pixels of a square with as many pixels as a tile.
         tile: usize,
+    },
+    /// The VAE works in tiles that overlap, are each computed by themselves and are blended:
+    /// another picture than without, in the memory of a tile.
+    VaeBlended {
+        /// The side of a tile in pixels.
+        tile: usize,
+    },
+    /// One of these tiles is done.
+    VaeTile {
+        /// Tiles of this picture that are done, from 1.
+        done: usize,
+        /// Tiles of a picture.
+        total: usize,
     },
     /// The device had no room for a part of the work, which is now repeated with less memory. The
     /// picture is the same, to rounding.
@@ -205,6 +218,9 @@ impl Pipeline {
         request.check()?;
         let factor = self.vae.downscale();
         let [height, width] = request.size(self.default_size, factor)?;
+        if request.vae_tiling == VaeTiling::Blend {
+            self.blend(request)?;
+        }
         let mut scheduler = self.scheduler(request)?;
         let mut generator = Generator::new(request.seed);
         let shape = [request.count, height / factor, width / factor, self.vae.latent_channels];
@@ -220,10 +236,10 @@ impl Pipeline {
                 scheduler.start_from_strength(image.strength)?;
                 // One sample for all pictures, drawn once however often the image is encoded.
                 let noise = generator.normal(shape[1..].iter().product());
-                let tiling = self.vae_tiling(Half::Encoder, [height, width], request)?;
-                tell_tiling(tiling, observer)?;
-                let encode = |_| self.encode_image(image, shape, &noise, tiling);
-                let original = ladder.run(Part::Encoding, observer, encode)?;
+                let tiles = self.vae_tiling(Half::Encoder, [height, width], request)?;
+                tell_tiles(tiles, observer)?;
+                let original =
+                    self.encode_image(image, shape, &noise, tiles, &mut ladder, observer)?;
                 let noise = generator.normal(shape.iter().product());
                 scheduler.add_noise(&original, &noise)?
             }
@@ -242,12 +258,9 @@ impl Pipeline {
         }
         self.device.memory().trim();
         tell(observer, &Progress::Decoding)?;
-        let tiling = self.vae_tiling(Half::Decoder, [height, width], request)?;
-        tell_tiling(tiling, observer)?;
-        let one = |latent| {
-            let decode = |_| self.decode(latent, shape, tiling);
-            ladder.run(Part::Decoding, observer, decode)
-        };
+        let tiles = self.vae_tiling(Half::Decoder, [height, width], request)?;
+        tell_tiles(tiles, observer)?;
+        let one = |latent| self.decode(latent, shape, tiles, &mut ladder, observer);
         latents.chunks_exact(shape[1..].iter().product()).map(one).collect()
     }
 
@@ -331,63 +344,6 @@ impl Pipeline {
         let guide = |(n, p): (&f32, &f32)| n + request.guidance_scale * (p - n);
         Ok(negative.iter().zip(positive).map(guide).collect())
     }
-
-    /// A picture's latents, `[N, C, h, w]`: one sample of the posterior, by `noise`, `[C, h, w]`,
-    /// for all of them.
-    fn encode_image(
-        &self,
-        image: &InitImage,
-        [count, height, width, channels]: [usize; 4],
-        noise: &[f32],
-        tiling: Option<(usize, Tiling)>,
-    ) -> Result<Vec<f32>> {
-        let Some(encoder) = &self.encoder else {
-            let detail = "the pipeline was loaded without the VAE's encoder";
-            return Err(Error::argument("init image", detail));
-        };
-        let factor = self.vae.downscale();
-        let shape = [1, height * factor, width * factor, 3];
-        if image.rgb.len() != shape.iter().product::<usize>() {
-            let (expected, got) = (shape.iter().product::<usize>(), image.rgb.len());
-            return Err(Error::argument(
-                "init image",
-                format!("expected {expected} values, got {got}"),
-            ));
-        }
-        let _stage = self.device.stage("vae encode");
-        let _tiled = tiling.map(|(_, tiling)| self.device.tile(tiling));
-        let signed: Vec<f32> = image.rgb.iter().map(|value| 2.0 * value - 1.0).collect();
-        let pixels = Tensor::from_slice(&self.device, &shape, self.dtype, &signed)?;
-        let moments = encoder.encode(&pixels)?;
-        drop(pixels);
-        let shape = [1, height, width, channels];
-        let noise = channels_last(noise, channels, height * width);
-        let noise = Tensor::from_slice(&self.device, &shape, DType::F32, &noise)?;
-        let sample =
-            ops::gaussian_sample(&moments, &noise, self.vae.scaling_factor as f32)?.to_vec()?;
-        drop((moments, noise));
-        self.device.memory().trim();
-        Ok(channels_first(&sample, channels, height * width).repeat(count))
-    }
-
-    /// The picture of `latent`, `[C, h, w]`.
-    fn decode(
-        &self,
-        latent: &[f32],
-        [_, height, width, channels]: [usize; 4],
-        tiling: Option<(usize, Tiling)>,
-    ) -> Result<Picture> {
-        let _stage = self.device.stage("vae decode");
-        let _tiled = tiling.map(|(_, tiling)| self.device.tile(tiling));
-        let factor = self.vae.downscale();
-        let scaled: Vec<f32> = latent.iter().map(|v| v / self.vae.scaling_factor as f32).collect();
-        let scaled = channels_last(&scaled, channels, height * width);
-        let shape = [1, height, width, channels];
-        let latent = Tensor::from_slice(&self.device, &shape, self.dtype, &scaled)?;
-        let decoded = self.decoder.decode(&latent)?.to_vec()?;
-        let rgb = decoded.iter().map(|value| (value / 2.0 + 0.5).clamp(0.0, 1.0)).collect();
-        Ok(Picture { width: width * factor, height: height * factor, rgb })
-    }
 }
 
 fn tell(observer: &mut Observer, progress: &Progress) -> Result<()> {
@@ -398,9 +354,10 @@ fn tell(observer: &mut Observer, progress: &Progress) -> Result<()> {
 }
 
 /// Says so if a half of the VAE is to work in tiles.
-fn tell_tiling(tiling: Option<(usize, Tiling)>, observer: &mut Observer) -> Result<()> {
-    match tiling {
-        Some((tile, _)) => tell(observer, &Progress::VaeTiled { tile }),
+fn tell_tiles(tiles: Option<Tiles>, observer: &mut Observer) -> Result<()> {
+    match tiles {
+        Some(Tiles::Exact(tile, _)) => tell(observer, &Progress::VaeTiled { tile }),
+        Some(Tiles::Blended(blend)) => tell(observer, &Progress::VaeBlended { tile: blend.tile() }),
         None => Ok(()),
     }
 }

@@ -29,6 +29,8 @@ pub struct Plan {
     pub calls: usize,
     /// The side in pixels of the VAE decoder's tiles, if it works in tiles.
     pub vae_tile: Option<usize>,
+    /// Whether these tiles are blended.
+    pub vae_blended: bool,
     /// What is done for want of memory, in this order.
     pub rungs: Vec<Rung>,
     /// What the model's weights hold on the device, in bytes.
@@ -66,14 +68,15 @@ pub(super) fn plan(
 ) -> Result<Plan> {
     let pipeline = Pipeline::load(dry, files, dtype, options)?;
     let weight_bytes = dry.memory_stats().held_bytes;
-    let (mut calls, mut rungs, mut vae_tile) = (0, Vec::new(), None);
+    let (mut calls, mut rungs, mut vae_tile, mut vae_blended) = (0, Vec::new(), None, false);
     let pictures = pipeline.generate(request, &mut |progress| {
         match progress {
             Progress::Step { done, .. } => calls = *done,
             Progress::LowMemory { rung, .. } => rungs.push(*rung),
             // The encoder's come before this.
-            Progress::Decoding => vae_tile = None,
+            Progress::Decoding => (vae_tile, vae_blended) = (None, false),
             Progress::VaeTiled { tile } => vae_tile = Some(*tile),
+            Progress::VaeBlended { tile } => (vae_tile, vae_blended) = (Some(*tile), true),
             _ => {}
         }
         ControlFlow::Continue(())
@@ -86,6 +89,7 @@ pub(super) fn plan(
         dtype: dtype.name().to_owned(),
         calls,
         vae_tile,
+        vae_blended,
         rungs,
         weight_bytes,
         offloaded: options.offload.iter().copied().collect(),
@@ -111,7 +115,8 @@ impl fmt::Display for Plan {
             writeln!(f, "less memory       {rung}")?;
         }
         if let Some(tile) = self.vae_tile {
-            writeln!(f, "vae tiles         {tile} pixels")?;
+            let blended = if self.vae_blended { ", blended" } else { "" };
+            writeln!(f, "vae tiles         {tile} pixels{blended}")?;
         }
         writeln!(f, "unet calls        {}", self.calls)?;
         writeln!(f, "kernel launches   {}", self.launches)?;

@@ -35,8 +35,10 @@ pub struct Request {
     /// Whether the VAE works in tiles.
     pub vae_tiling: VaeTiling,
     /// The side of the VAE's tiles in pixels, a multiple of 8 of at least 64; the largest that is
-    /// tried, where tiling is [`VaeTiling::Auto`].
-    pub vae_tile: usize,
+    /// tried, where tiling is [`VaeTiling::Auto`]. If not given, 512; where tiling is
+    /// [`VaeTiling::Blend`], the side of the pictures that the VAE was trained on, as diffusers has
+    /// it.
+    pub vae_tile: Option<usize>,
 }
 
 /// A picture to start from.
@@ -63,7 +65,7 @@ impl Default for Request {
             count: 1,
             init_image: None,
             vae_tiling: VaeTiling::default(),
-            vae_tile: 512,
+            vae_tile: None,
         }
     }
 }
@@ -72,6 +74,11 @@ impl Request {
     /// Whether the negative prompt takes part.
     pub(super) fn is_guided(&self) -> bool {
         self.guidance_scale > 1.0
+    }
+
+    /// The side of tiles that are not blended.
+    pub(super) fn tile(&self) -> usize {
+        self.vae_tile.unwrap_or(512)
     }
 
     /// The size in pixels, `default` where none is given.
@@ -97,7 +104,7 @@ impl Request {
             return Err(Error::argument("count", format!("expected 1 to 64, got {}", self.count)));
         }
         // What is wrong with a tile does not depend on the picture.
-        Tiling::new([1, 1], 1, self.vae_tile).map(drop)
+        Tiling::new([1, 1], 1, self.tile()).map(drop)
     }
 }
 

@@ -5,13 +5,15 @@ use std::str::FromStr;
 use super::{Component, Pipeline, Request};
 use crate::device::{Device, Tiling};
 use crate::memory::MemoryStats;
-use crate::models::{VaeDecoder, VaeEncoder};
+use crate::models::vae::{Blend, VaeDecoder, VaeEncoder};
 use crate::nn::TensorSource;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
-/// Whether the VAE cuts pictures into bands that are parked on the host while they are not used.
-/// The picture is the same: see [`Device::tile`].
+/// Whether the VAE cuts pictures into tiles.
+///
+/// But for [`VaeTiling::Blend`] these are bands that are parked on the host while they are not
+/// used, and the picture is the same: see [`Device::tile`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum VaeTiling {
     /// Only where the picture does not fit the device's budget, and then in the largest tiles with
@@ -20,6 +22,10 @@ pub enum VaeTiling {
     Auto,
     /// Wherever a picture is larger than a tile.
     Exact,
+    /// Wherever a picture is larger than a tile, into tiles that overlap, are each computed by
+    /// themselves and are blended: diffusers' picture with `enable_tiling`, which is another one. See
+    /// [`Blend`].
+    Blend,
     /// Never.
     Off,
 }
@@ -31,9 +37,10 @@ impl FromStr for VaeTiling {
         match text {
             "auto" => Ok(Self::Auto),
             "exact" => Ok(Self::Exact),
+            "blend" => Ok(Self::Blend),
             "off" => Ok(Self::Off),
             _ => {
-                let detail = format!("expected auto, exact or off, got {text:?}");
+                let detail = format!("expected auto, exact, blend or off, got {text:?}");
                 Err(Error::argument("vae tiling", detail))
             }
         }
@@ -42,6 +49,14 @@ impl FromStr for VaeTiling {
 
 /// The tiles that are tried one after the other, as far as they are smaller than the request's.
 const SMALLER_TILES: [usize; 5] = [384, 256, 192, 128, Tiling::LEAST_TILE];
+
+/// How a half of the VAE works on a picture that it does not take whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tiles {
+    /// In bands, and the side of a square with as many pixels as one.
+    Exact(usize, Tiling),
+    Blended(Blend),
+}
 
 /// Which half of the VAE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,28 +79,33 @@ impl TensorSource for NoWeights {
 }
 
 impl Pipeline {
-    /// The side of the tiles in which a half of the VAE works on a picture of `size`, and how they
-    /// are cut; `None` where it takes the picture whole. Gives the pool's unused blocks back first.
+    /// The tiles in which a half of the VAE works on a picture of `size`; `None` where it takes the
+    /// picture whole. Gives the pool's unused blocks back first.
     pub(super) fn vae_tiling(
         &self,
         half: Half,
         size: [usize; 2],
         request: &Request,
-    ) -> Result<Option<(usize, Tiling)>> {
+    ) -> Result<Option<Tiles>> {
         let of = |tile| {
             let tiling = Tiling::new(size, self.vae.downscale(), tile)?;
             Ok::<_, Error>(tiling.map(|tiling| (tile, tiling)))
         };
+        let exact = |(tile, tiling)| Tiles::Exact(tile, tiling);
         self.device.memory().trim();
         match request.vae_tiling {
             VaeTiling::Off => return Ok(None),
-            VaeTiling::Exact => return of(request.vae_tile),
+            VaeTiling::Exact => return Ok(of(request.tile())?.map(exact)),
+            VaeTiling::Blend => {
+                let blend = self.blend(request)?;
+                return Ok((blend.count(size) > 1).then_some(Tiles::Blended(blend)));
+            }
             VaeTiling::Auto if self.fits(half, size, None)? => return Ok(None),
             VaeTiling::Auto => {}
         }
-        let smaller = SMALLER_TILES.into_iter().filter(|&tile| tile < request.vae_tile);
+        let smaller = SMALLER_TILES.into_iter().filter(|&tile| tile < request.tile());
         let mut last = None;
-        for tile in [request.vae_tile].into_iter().chain(smaller) {
+        for tile in [request.tile()].into_iter().chain(smaller) {
             let Some((tile, tiling)) = of(tile)? else { continue };
             last = Some((tile, tiling));
             if self.fits(half, size, Some(tiling))? {
@@ -93,7 +113,13 @@ impl Pipeline {
             }
         }
         // If not even the least tiles fit, the device says by how much.
-        Ok(last)
+        Ok(last.map(exact))
+    }
+
+    /// The tiles of a request that are blended, which nothing but the VAE decides.
+    pub(super) fn blend(&self, request: &Request) -> Result<Blend> {
+        let tile = request.vae_tile.unwrap_or(self.vae.sample_size[0]);
+        Blend::new(tile, self.vae.downscale())
     }
 
     /// Whether there is room for it beside what the device holds, by a dry run.
@@ -109,7 +135,7 @@ impl Pipeline {
         let dry = self.device.dry_run_within(budget_bytes.saturating_sub(others));
         match self.run_dry(half, &dry, size, tiling) {
             Ok(()) => Ok(true),
-            Err(Error::OutOfMemory { .. }) => Ok(false),
+            Err(Error::OutOfMemory { .. } | Error::Allocation { .. }) => Ok(false),
             Err(error) => Err(error),
         }
     }

@@ -11,6 +11,7 @@ use crate::memory::Lifetime;
 use crate::{DType, Error, Result};
 
 mod bytes;
+mod columns;
 mod place;
 
 pub(crate) use bytes::{from_bytes, to_bytes, write_bytes};
@@ -424,6 +425,9 @@ impl Tensor {
                     target,
                     target_offset: offset,
                     bytes: bytes as u64,
+                    rows: 1,
+                    source_pitch: 0,
+                    target_pitch: 0,
                 })?,
                 Place::Parked(home) => {
                     self.device.unpark(home, start..start + bytes, target, offset)?;

@@ -17,5 +17,6 @@ mod group_norm;
 mod layer_norm;
 mod local_tiles;
 mod peak;
+mod split_weights;
 mod winograd;
 mod winograd_local;

@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
+use crate::device::Device;
 use crate::info::DeviceInfo;
 use crate::ops::epilogue::is_output_bias;
 use crate::ops::tiles::{local_tiling, register_tiling};
-use crate::ops::weights::OnDevice;
+use crate::ops::weights::{Extent, OnDevice};
 use crate::ops::{Epilogue, Weights, gemm};
 use crate::tensor::{Band, BandBuffer, Tensor};
 use crate::{Error, Result};
@@ -122,10 +123,8 @@ pub fn plan(problem: &Problem, info: &DeviceInfo) -> Algorithm {
         Algorithm::Edge(edge)
     } else if winograd::local::applies(problem) && winograd::local::pays(problem, info) {
         Algorithm::WinogradLocal
-    } else if info.prefers_register_tiles() {
-        Algorithm::RegisterTiles
     } else {
-        Algorithm::LocalTiles
+        directly(info)
     }
 }
 
@@ -158,9 +157,42 @@ pub fn conv2d(
     params: &Conv2d,
     epilogue: Epilogue,
 ) -> Result<Tensor> {
-    let problem = check(x, weights, params, &epilogue)?;
+    let problem = check(x, weights.extent(), params, &epilogue)?;
+    compute(x, weights, problem, epilogue, plan_on(&problem, x.device()))
+}
+
+/// As [`plan`], but for Winograd's algorithm where not even one panel of the weight would fit the
+/// device's largest allocation once it is transformed: then directly.
+pub(super) fn plan_on(problem: &Problem, device: &Device) -> Algorithm {
+    let planned = plan(problem, device.info());
+    let tile = match planned {
+        Algorithm::Winograd { tile } => tile,
+        Algorithm::WinogradLocal => winograd::local::TILE,
+        _ => return planned,
+    };
+    match winograd::panel_bytes(tile, problem.channels) as u64 {
+        bytes if bytes <= device.memory().max_allocation_bytes() => planned,
+        _ => directly(device.info()),
+    }
+}
+
+fn directly(info: &DeviceInfo) -> Algorithm {
+    match info.prefers_register_tiles() {
+        true => Algorithm::RegisterTiles,
+        false => Algorithm::LocalTiles,
+    }
+}
+
+/// Of a checked problem, by an algorithm.
+pub(super) fn compute(
+    x: &Tensor,
+    weights: &Weights,
+    problem: Problem,
+    epilogue: Epilogue,
+    algorithm: Algorithm,
+) -> Result<Tensor> {
     let job = || Job::new(x, weights, problem, epilogue);
-    match plan(&problem, x.device().info()) {
+    match algorithm {
         Algorithm::Pointwise => gemm(x, None, weights, epilogue),
         Algorithm::Winograd { tile } => winograd::run(&job()?, tile),
         Algorithm::Edge(edge) => direct::run(&job()?, edge.kernel(), edge_tiling),
@@ -187,7 +219,7 @@ pub fn winograd(
     tile: usize,
     epilogue: Epilogue,
 ) -> Result<Tensor> {
-    let problem = check(x, weights, params, &epilogue)?;
+    let problem = check(x, weights.extent(), params, &epilogue)?;
     if !params.is_3x3_of_stride_1() || ![2, 4].contains(&tile) {
         let Conv2d { kernel, stride, .. } = *params;
         let detail = format!(
@@ -216,7 +248,7 @@ pub fn winograd_local(
     params: &Conv2d,
     epilogue: Epilogue,
 ) -> Result<Tensor> {
-    let problem = check(x, weights, params, &epilogue)?;
+    let problem = check(x, weights.extent(), params, &epilogue)?;
     if !winograd::local::applies(&problem) {
         let detail = format!(
             "kernel, stride and channels must be [3, 3], 1 and a multiple of {}, got {:?}, {} and \
@@ -288,7 +320,13 @@ impl<'a> Job<'a> {
     }
 }
 
-fn check(x: &Tensor, weights: &Weights, params: &Conv2d, epilogue: &Epilogue) -> Result<Problem> {
+/// The problem, if everything agrees.
+pub(super) fn check(
+    x: &Tensor,
+    weights: Extent,
+    params: &Conv2d,
+    epilogue: &Epilogue,
+) -> Result<Problem> {
     let shape_error = |detail| Err(Error::shape("conv2d", detail));
     let &[samples, height, width, channels] = x.shape() else {
         return shape_error(format!("x must be [N, H, W, I], got {:?}", x.shape()));
@@ -308,9 +346,9 @@ fn check(x: &Tensor, weights: &Weights, params: &Conv2d, epilogue: &Epilogue) ->
             "padding must be less than kernel {kernel:?}, got {padding:?}"
         ));
     }
-    let (inputs, outputs) = (kernel_height * kernel_width * channels, weights.outputs());
-    if weights.inputs() != inputs {
-        let got = weights.inputs();
+    let (inputs, outputs) = (kernel_height * kernel_width * channels, weights.outputs);
+    if weights.inputs != inputs {
+        let got = weights.inputs;
         return shape_error(format!(
             "weights must have {kernel_height} * {kernel_width} * {channels} inputs, got {got}"
         ));
@@ -342,7 +380,7 @@ fn check(x: &Tensor, weights: &Weights, params: &Conv2d, epilogue: &Epilogue) ->
             ));
         }
     }
-    epilogue.check("conv2d", x, weights, &[samples, output[0], output[1], outputs])?;
+    epilogue.check("conv2d", x, weights.dtype, &[samples, output[0], output[1], outputs])?;
     let (input, params) = ([height, width], *params);
     Ok(Problem { samples, input, channels, output, outputs, params, sample_bias })
 }
@@ -374,6 +412,7 @@ fn input_rows(problem: &Problem, output_rows: &Range<usize>) -> Window {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::DeviceOptions;
     use crate::ops::tiles::tests::{cpu, gpu};
 
     pub(super) fn layer(channels: usize, outputs: usize, side: usize) -> Problem {
@@ -423,6 +462,21 @@ mod tests {
         for (name, problem, on_gpu, on_cpu) in cases {
             assert_eq!(plan(&problem, &gpu()), on_gpu, "{name}");
             assert_eq!(plan(&problem, &cpu(16)), on_cpu, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_panel_that_does_not_fit_once_it_is_transformed_goes_directly() {
+        let problem = layer(512, 512, 64);
+        // 36 places of 512 channels and 32 outputs.
+        let panel_bytes = 36 * 512 * 32 * 4;
+        for (most_bytes, expected) in [
+            (panel_bytes, Algorithm::Winograd { tile: 4 }),
+            (panel_bytes - 1, directly(Device::cpu().info())),
+        ] {
+            let options =
+                DeviceOptions { max_allocation_bytes: Some(most_bytes), ..Default::default() };
+            assert_eq!(plan_on(&problem, &Device::cpu_with(&options)), expected);
         }
     }
 

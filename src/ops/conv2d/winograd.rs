@@ -49,6 +49,11 @@ pub fn winograd_error(tile: usize, channels: usize) -> f32 {
     roundings * f32::EPSILON * (channels as f32).sqrt()
 }
 
+/// What the transformed weights of one panel take: the largest scratch that blocks cannot make less.
+pub(super) fn panel_bytes(tile: usize, channels: usize) -> usize {
+    (tile + 2) * (tile + 2) * channels * PANEL * size_of::<f32>()
+}
+
 /// The tiles for a convolution that is faster by Winograd's algorithm than directly.
 ///
 /// For each tile of 4 it saves 216 flop for each pair of channels, of which there are C * O, and

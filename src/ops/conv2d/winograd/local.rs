@@ -13,7 +13,7 @@ use crate::tensor::Tensor;
 use crate::tune::Class;
 
 /// Outputs of a tile each way.
-const TILE: usize = 2;
+pub const TILE: usize = 2;
 
 /// Work-items of a group, `WG_SIZE` in the kernel.
 const ITEMS: usize = 256;

@@ -1,0 +1,158 @@
+//! Weights that may be over the device's largest allocation.
+
+use std::ops::Range;
+
+use super::weights::Extent;
+use super::{Conv2d, Epilogue, PANEL, Weights, conv2d, gemm};
+use crate::device::Device;
+use crate::tensor::Tensor;
+use crate::{DType, Error, Result};
+
+/// A linear layer's or convolution's weight in as few blocks as the device's largest allocation
+/// allows: one, or pieces of its outputs, each of whole panels.
+///
+/// Ops run once for each piece, by the algorithm that they would choose for all outputs, and what
+/// they give is put together: the result is that of one block, to the bit.
+#[derive(Debug)]
+pub struct SplitWeights {
+    /// At least one.
+    pieces: Vec<Weights>,
+}
+
+impl SplitWeights {
+    /// As [`Weights::linear`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Weights::linear`]; [`Error::Allocation`] if not even one panel fits one allocation.
+    pub fn linear(
+        device: &Device,
+        dtype: DType,
+        [outputs, inputs]: [usize; 2],
+        read: impl FnOnce() -> Result<Vec<f32>>,
+    ) -> Result<Self> {
+        Self::conv2d(device, dtype, [outputs, inputs, 1, 1], read)
+    }
+
+    /// As [`Weights::conv2d`].
+    ///
+    /// # Errors
+    ///
+    /// As [`SplitWeights::linear`].
+    pub fn conv2d(
+        device: &Device,
+        dtype: DType,
+        [outputs, channels, height, width]: [usize; 4],
+        read: impl FnOnce() -> Result<Vec<f32>>,
+    ) -> Result<Self> {
+        let inputs = channels * height * width;
+        let panel_bytes = (PANEL * inputs * dtype.size()) as u64;
+        let most_panels = device.memory().max_allocation_bytes() / panel_bytes.max(1);
+        let panels = outputs.div_ceil(PANEL);
+        let count = panels.div_ceil((most_panels as usize).max(1));
+        if count <= 1 {
+            let whole = Weights::conv2d(device, dtype, [outputs, channels, height, width], read)?;
+            return Ok(Self { pieces: vec![whole] });
+        }
+        let values = if device.executes() { read()? } else { Vec::new() };
+        if device.executes() && values.len() != outputs * inputs {
+            let (expected, got) = (outputs * inputs, values.len());
+            let detail = format!("expected {expected} values, got {got}");
+            return Err(Error::shape("weights", detail));
+        }
+        let piece = |start: usize, end: usize| {
+            let shape = [end - start, channels, height, width];
+            let read = || Ok(values[start * inputs..end * inputs].to_vec());
+            Weights::conv2d(device, dtype, shape, read)
+        };
+        let length = panels.div_ceil(count) * PANEL;
+        let starts = (0..outputs).step_by(length);
+        let pieces = starts.map(|start| piece(start, outputs.min(start + length)));
+        Ok(Self { pieces: pieces.collect::<Result<_>>()? })
+    }
+
+    /// N, or O, of all pieces.
+    pub fn outputs(&self) -> usize {
+        self.pieces.iter().map(Weights::outputs).sum()
+    }
+
+    /// K: input channels times the size of the window.
+    pub fn inputs(&self) -> usize {
+        self.pieces[0].inputs()
+    }
+
+    /// How the values are stored.
+    pub fn dtype(&self) -> DType {
+        self.pieces[0].dtype()
+    }
+
+    /// The blocks, in the order of the outputs.
+    pub fn pieces(&self) -> &[Weights] {
+        &self.pieces
+    }
+
+    /// A linear layer: see [`gemm()`].
+    ///
+    /// # Errors
+    ///
+    /// As [`gemm()`].
+    pub fn multiply(&self, x: &Tensor, x2: Option<&Tensor>, epilogue: Epilogue) -> Result<Tensor> {
+        if let [whole] = &self.pieces[..] {
+            return gemm(x, x2, whole, epilogue);
+        }
+        gemm::check(x, x2, self.extent(), &epilogue)?;
+        let (outputs, info) = (self.outputs(), x.device().info());
+        let choose =
+            |problem: &gemm::Problem| gemm::plan(&gemm::Problem { outputs, ..*problem }, info);
+        self.by_piece(x, epilogue, |piece, epilogue| gemm::compute(x, x2, piece, epilogue, &choose))
+    }
+
+    /// A convolution: see [`conv2d()`].
+    ///
+    /// # Errors
+    ///
+    /// As [`conv2d()`].
+    pub fn convolve(&self, x: &Tensor, params: &Conv2d, epilogue: Epilogue) -> Result<Tensor> {
+        if let [whole] = &self.pieces[..] {
+            return conv2d(x, whole, params, epilogue);
+        }
+        let problem = conv2d::check(x, self.extent(), params, &epilogue)?;
+        match conv2d::plan_on(&problem, x.device()) {
+            conv2d::Algorithm::Pointwise => self.multiply(x, None, epilogue),
+            algorithm => self.by_piece(x, epilogue, |piece, epilogue| {
+                let problem = conv2d::Problem { outputs: piece.outputs(), ..problem };
+                conv2d::compute(x, piece, problem, epilogue, algorithm)
+            }),
+        }
+    }
+
+    fn extent(&self) -> Extent {
+        Extent { outputs: self.outputs(), inputs: self.inputs(), dtype: self.dtype() }
+    }
+
+    /// The results of `op` for every piece, whose columns are put beside each other. Each is given
+    /// its columns of the bias and of the residual.
+    fn by_piece(
+        &self,
+        x: &Tensor,
+        epilogue: Epilogue,
+        op: impl Fn(&Weights, Epilogue) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let mut results = Vec::with_capacity(self.pieces.len());
+        let mut start = 0;
+        for piece in &self.pieces {
+            let outputs: Range<usize> = start..start + piece.outputs();
+            let columns =
+                |of: Option<&Tensor>| of.map(|tensor| tensor.columns(outputs.clone())).transpose();
+            let (bias, residual) = (columns(epilogue.bias)?, columns(epilogue.residual)?);
+            let epilogue = Epilogue {
+                bias: bias.as_ref(),
+                residual: residual.as_ref(),
+                activation: epilogue.activation,
+            };
+            results.push(op(piece, epilogue)?);
+            start = outputs.end;
+        }
+        Tensor::of_columns(&results, x)
+    }
+}
