@@ -264,6 +264,7 @@ impl Backend for OpenCl {
             .map_err(|code| failed_with_memory("clEnqueueWriteBuffer", code, target.bytes()))
     }
 
+    /// So does PoCL 3.1: a core that finds no more work-groups of a kernel takes the copy.
     fn overlaps_transfers(&self) -> bool {
         true
     }
