@@ -87,7 +87,7 @@
 //! | transfer; slot | a copy to the device beside its launches; a block that such copies go to |
 //! | band | the part of a tensor that lies in one block of memory |
 //! | piece | the outputs of a weight that lie in one block of memory |
-//! | tile; parked | a part of a picture, here rows of it, that is worked on at a time; on the host until it is wanted |
+//! | tile; parked | a part of a picture that is worked on at a time: rows of it, or a square that is blended; on the host until it is wanted |
 //! | panel | 32 outputs of a weight, interleaved for the kernels |
 //! | part; rung | work that is repeated as a whole where memory runs out; what is done first so that it needs less |
 //! | M, N, K; N, H, W, C; O, I, kH, kW | sizes, always in this order |
