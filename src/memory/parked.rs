@@ -67,3 +67,14 @@ pub fn zeros(bytes: usize) -> Result<Vec<u8>> {
     data.resize(bytes, 0);
     Ok(data)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_without_room_is_an_error() {
+        let error = zeros(isize::MAX as usize).unwrap_err().to_string();
+        assert_eq!(error, format!("host memory: no room for {} B", isize::MAX));
+    }
+}

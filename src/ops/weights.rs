@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::backend::Buffer;
 use crate::device::Device;
-use crate::memory::{Block, HostBlock, Lifetime};
+use crate::memory::{Block, HostBlock, Lifetime, zeros};
 use crate::tensor::write_bytes;
 use crate::{DType, Error, Result};
 
@@ -105,7 +105,7 @@ impl Weights {
                     format!("expected {expected} values, got {got}"),
                 ));
             }
-            Ok(pack(&values, dtype, outputs, channels, taps))
+            pack(&values, dtype, outputs, channels, taps)
         };
         let place = match device.offloads(bytes as u64) {
             false => Place::Resident(device.upload(bytes, Lifetime::Resident, produce)?),
@@ -151,10 +151,16 @@ impl Weights {
 }
 
 /// `[O, I, taps]` to panels.
-fn pack(values: &[f32], dtype: DType, outputs: usize, channels: usize, taps: usize) -> Vec<u8> {
+fn pack(
+    values: &[f32],
+    dtype: DType,
+    outputs: usize,
+    channels: usize,
+    taps: usize,
+) -> Result<Vec<u8>> {
     let inputs = channels * taps;
     let panel_bytes = inputs * PANEL * dtype.size();
-    let mut packed = vec![0; outputs.div_ceil(PANEL) * panel_bytes];
+    let mut packed = zeros(outputs.div_ceil(PANEL) * panel_bytes)?;
     packed.par_chunks_mut(panel_bytes).enumerate().for_each(|(index, bytes)| {
         let first = index * PANEL;
         let mut panel = vec![0.0; inputs * PANEL];
@@ -169,7 +175,7 @@ fn pack(values: &[f32], dtype: DType, outputs: usize, channels: usize, taps: usi
         }
         write_bytes(&panel, dtype, bytes);
     });
-    packed
+    Ok(packed)
 }
 
 #[cfg(test)]
@@ -180,7 +186,7 @@ mod tests {
     fn a_panel_holds_the_window_row_by_row_with_channels_contiguous() {
         // Two outputs, two channels, a window of 1 x 3.
         let values: Vec<f32> = (0..12).map(|value| value as f32).collect();
-        let packed = pack(&values, DType::F32, 2, 2, 3);
+        let packed = pack(&values, DType::F32, 2, 2, 3).unwrap();
         let value = |k: usize, output: usize| {
             let start = (k * PANEL + output) * 4;
             f32::from_ne_bytes(packed[start..start + 4].try_into().unwrap())
