@@ -13,7 +13,9 @@ use ellesmere::backend::cpu::Cpu;
 use ellesmere::backend::{Backend, Buffer, CopyRegion, Launch, Program, ProgramSource, Timer};
 use ellesmere::info::DeviceInfo;
 use ellesmere::models::{ModelFiles, Variant};
-use ellesmere::pipeline::{Component, LoadOptions, Part, Pipeline, Progress, Request, Rung};
+use ellesmere::pipeline::{
+    Component, LoadOptions, Part, Pipeline, Progress, Request, Rung, VaeTiling,
+};
 use ellesmere::{DType, Device, DeviceOptions, Error, Result};
 
 /// What can fail.
@@ -302,6 +304,44 @@ fn each_of_the_first_calls_can_fail_in_turn() {
     drop(pipeline);
     device.memory().trim();
     assert_eq!(device.memory_stats().held_bytes, 0);
+}
+
+#[test]
+fn a_decoder_without_room_takes_smaller_tiles_until_it_has() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/assets/demo");
+    let files = ModelFiles::open(&folder, Variant::Any).unwrap();
+    let backend = Failing::new(Call::Allocate);
+    let device = Device::new(Arc::clone(&backend) as _, &DeviceOptions::default());
+    let pipeline = Pipeline::load(&device, &files, DType::F32, &LoadOptions::default()).unwrap();
+    let draw = |vae_tiling, failures| {
+        let request =
+            Request { width: Some(192), height: Some(192), vae_tiling, ..small_request() };
+        backend.failures.store(failures, Ordering::SeqCst);
+        let mut rungs = Vec::new();
+        let pictures = pipeline.generate(&request, &mut |progress| {
+            match progress {
+                Progress::Decoding if failures > 0 => backend.fail_at(3),
+                Progress::LowMemory { part: Part::Decoding, rung, .. } => rungs.push(*rung),
+                _ => {}
+            }
+            ControlFlow::Continue(())
+        });
+        backend.fail_at(0);
+        (pictures.map(|mut pictures| pictures.remove(0).rgb), rungs)
+    };
+    let expected = draw(VaeTiling::Auto, 0).0.unwrap();
+    // Two calls for each attempt; tiles of 128 and 64 pixels are smaller than the picture.
+    let tiles = Rung::SmallerTiles;
+    for (failures, rungs) in [(4, vec![Rung::Again, tiles]), (6, vec![Rung::Again, tiles, tiles])] {
+        let (picture, taken) = draw(VaeTiling::Auto, failures);
+        assert_eq!(taken, rungs);
+        assert!(picture.unwrap() == expected, "the same to the bit after {taken:?}");
+    }
+    for (tiling, failures) in [(VaeTiling::Auto, 100), (VaeTiling::Off, 4)] {
+        let (picture, taken) = draw(tiling, failures);
+        assert!(matches!(picture, Err(Error::OutOfMemory { .. })), "{tiling:?} after {taken:?}");
+        assert_eq!(taken.contains(&tiles), tiling == VaeTiling::Auto);
+    }
 }
 
 /// What became of a request of two guided steps, and the rungs that it went down.

@@ -34,7 +34,7 @@ pub use request::{InitImage, Request};
 use rungs::{Ladder, Ways};
 pub use rungs::{Part, Rung};
 pub use tiling::VaeTiling;
-use tiling::{Half, Tiles};
+use tiling::{Half, Tiles, TilesOfHalf};
 
 use crate::device::Device;
 use crate::models::{
@@ -237,9 +237,10 @@ impl Pipeline {
                 // One sample for all pictures, drawn once however often the image is encoded.
                 let noise = generator.normal(shape[1..].iter().product());
                 let tiles = self.vae_tiling(Half::Encoder, [height, width], request)?;
-                tell_tiles(tiles, observer)?;
+                tell_tiles(&tiles, observer)?;
+                ladder.begin_tiles(tiles.smaller.len());
                 let original =
-                    self.encode_image(image, shape, &noise, tiles, &mut ladder, observer)?;
+                    self.encode_image(image, shape, &noise, &tiles, &mut ladder, observer)?;
                 let noise = generator.normal(shape.iter().product());
                 scheduler.add_noise(&original, &noise)?
             }
@@ -259,8 +260,9 @@ impl Pipeline {
         self.device.memory().trim();
         tell(observer, &Progress::Decoding)?;
         let tiles = self.vae_tiling(Half::Decoder, [height, width], request)?;
-        tell_tiles(tiles, observer)?;
-        let one = |latent| self.decode(latent, shape, tiles, &mut ladder, observer);
+        tell_tiles(&tiles, observer)?;
+        ladder.begin_tiles(tiles.smaller.len());
+        let one = |latent| self.decode(latent, shape, &tiles, &mut ladder, observer);
         latents.chunks_exact(shape[1..].iter().product()).map(one).collect()
     }
 
@@ -354,8 +356,8 @@ fn tell(observer: &mut Observer, progress: &Progress) -> Result<()> {
 }
 
 /// Says so if a half of the VAE is to work in tiles.
-fn tell_tiles(tiles: Option<Tiles>, observer: &mut Observer) -> Result<()> {
-    match tiles {
+fn tell_tiles(tiles: &TilesOfHalf, observer: &mut Observer) -> Result<()> {
+    match tiles.tiles {
         Some(Tiles::Exact(tile, _)) => tell(observer, &Progress::VaeTiled { tile }),
         Some(Tiles::Blended(blend)) => tell(observer, &Progress::VaeBlended { tile: blend.tile() }),
         None => Ok(()),

@@ -40,6 +40,9 @@ pub enum Rung {
     GuidanceInTurn,
     /// What the UNet's way down leaves for its way up waits on the host.
     ParkSkips,
+    /// The VAE works in the next smaller tiles that are not blended, or in tiles at all. Where the
+    /// request leaves tiling to the pipeline.
+    SmallerTiles,
 }
 
 /// How the parts run.
@@ -49,18 +52,25 @@ pub(super) struct Ways {
     pub guidance_in_turn: bool,
     /// Whether the UNet's skips are parked on the host.
     pub park_skips: bool,
+    /// How many times the tiles of a half of the VAE became smaller.
+    pub smaller_tiles: usize,
 }
 
 impl Rung {
     /// In the order in which they are tried: what costs least comes first.
-    pub const ALL: [Self; 3] = [Self::Again, Self::GuidanceInTurn, Self::ParkSkips];
+    pub const ALL: [Self; 4] =
+        [Self::Again, Self::GuidanceInTurn, Self::ParkSkips, Self::SmallerTiles];
 
     /// Whether `part` would need less memory after this rung than it does now.
-    fn helps(self, part: Part, ways: &Ways, is_guided: bool) -> bool {
+    fn helps(self, part: Part, ways: &Ways, room: &Room) -> bool {
         match self {
             Self::Again => true,
-            Self::GuidanceInTurn => part == Part::UNet && is_guided && !ways.guidance_in_turn,
+            Self::GuidanceInTurn => part == Part::UNet && room.is_guided && !ways.guidance_in_turn,
             Self::ParkSkips => part == Part::UNet && !ways.park_skips,
+            Self::SmallerTiles => {
+                let is_vae = matches!(part, Part::Encoding | Part::Decoding);
+                is_vae && ways.smaller_tiles < room.smaller_tiles
+            }
         }
     }
 
@@ -69,6 +79,7 @@ impl Rung {
             Self::Again => {}
             Self::GuidanceInTurn => ways.guidance_in_turn = true,
             Self::ParkSkips => ways.park_skips = true,
+            Self::SmallerTiles => ways.smaller_tiles += 1,
         }
     }
 }
@@ -80,6 +91,7 @@ impl fmt::Display for Rung {
             Self::Again => "all unused memory was given back, once more",
             Self::GuidanceInTurn => "the halves of guidance one after the other from now on",
             Self::ParkSkips => "the UNet's skip connections wait on the host from now on",
+            Self::SmallerTiles => "smaller tiles from now on",
         })
     }
 }
@@ -95,16 +107,29 @@ impl fmt::Display for Part {
     }
 }
 
+/// What a request and its sizes leave to be done with less.
+#[derive(Clone, Copy, Debug)]
+struct Room {
+    is_guided: bool,
+    /// How many times the tiles of the VAE can become smaller.
+    smaller_tiles: usize,
+}
+
 /// The rungs that one request has gone down.
 pub(super) struct Ladder<'a> {
     device: &'a Device,
-    is_guided: bool,
+    room: Room,
     ways: Ways,
 }
 
 impl<'a> Ladder<'a> {
     pub fn new(device: &'a Device, is_guided: bool) -> Self {
-        Self { device, is_guided, ways: Ways::default() }
+        Self { device, room: Room { is_guided, smaller_tiles: 0 }, ways: Ways::default() }
+    }
+
+    /// Begins with a half of the VAE, whose tiles can become smaller so many times.
+    pub fn begin_tiles(&mut self, smaller: usize) {
+        (self.room.smaller_tiles, self.ways.smaller_tiles) = (smaller, 0);
     }
 
     /// Runs `part`, again after each rung that helps for as long as there is no room. `work` must
@@ -119,7 +144,7 @@ impl<'a> Ladder<'a> {
         observer: &mut Observer,
         mut work: impl FnMut(Ways) -> Result<T>,
     ) -> Result<T> {
-        let mut rungs = Rung::ALL.into_iter();
+        let mut was_repeated = false;
         loop {
             let error = match work(self.ways) {
                 Err(error @ Error::OutOfMemory { .. }) => error,
@@ -127,10 +152,11 @@ impl<'a> Ladder<'a> {
             };
             let &Error::OutOfMemory { requested_bytes, .. } = &error else { unreachable!() };
             let helps = |rung: &Rung| {
-                let useful = *rung != Rung::Again || refused_by_device(&error);
-                useful && rung.helps(part, &self.ways, self.is_guided)
+                let useful = *rung != Rung::Again || !was_repeated && refused_by_device(&error);
+                useful && rung.helps(part, &self.ways, &self.room)
             };
-            let Some(rung) = rungs.find(helps) else { return Err(error) };
+            let Some(rung) = Rung::ALL.into_iter().find(helps) else { return Err(error) };
+            was_repeated = true;
             rung.take(&mut self.ways);
             // What is still queued may hold memory that was dropped.
             self.device.finish()?;

@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use super::rungs::Ways;
 use super::{Component, Pipeline, Request};
 use crate::device::{Device, Tiling};
 use crate::memory::MemoryStats;
@@ -58,6 +59,26 @@ pub(super) enum Tiles {
     Blended(Blend),
 }
 
+/// The tiles of a half of the VAE, and smaller ones for when the device has less room than thought.
+#[derive(Clone, Debug, Default)]
+pub(super) struct TilesOfHalf {
+    /// None where the picture is taken whole.
+    pub tiles: Option<Tiles>,
+    /// None unless tiling is the pipeline's to choose.
+    pub smaller: Vec<Tiling>,
+}
+
+impl TilesOfHalf {
+    /// The bands after so many rungs; `None` where the picture is taken whole, or in blended tiles.
+    pub fn exact(&self, ways: Ways) -> Option<Tiling> {
+        match (ways.smaller_tiles, self.tiles) {
+            (0, Some(Tiles::Exact(_, tiling))) => Some(tiling),
+            (0, _) => None,
+            (rungs, _) => Some(self.smaller[rungs - 1]),
+        }
+    }
+}
+
 /// Which half of the VAE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Half {
@@ -86,34 +107,41 @@ impl Pipeline {
         half: Half,
         size: [usize; 2],
         request: &Request,
-    ) -> Result<Option<Tiles>> {
+    ) -> Result<TilesOfHalf> {
         let of = |tile| {
             let tiling = Tiling::new(size, self.vae.downscale(), tile)?;
             Ok::<_, Error>(tiling.map(|tiling| (tile, tiling)))
         };
         let exact = |(tile, tiling)| Tiles::Exact(tile, tiling);
         self.device.memory().trim();
+        let fixed = |tiles| Ok(TilesOfHalf { tiles, smaller: Vec::new() });
         match request.vae_tiling {
-            VaeTiling::Off => return Ok(None),
-            VaeTiling::Exact => return Ok(of(request.tile())?.map(exact)),
+            VaeTiling::Off => return fixed(None),
+            VaeTiling::Exact => return fixed(of(request.tile())?.map(exact)),
             VaeTiling::Blend => {
                 let blend = self.blend(request)?;
-                return Ok((blend.count(size) > 1).then_some(Tiles::Blended(blend)));
+                return fixed((blend.count(size) > 1).then_some(Tiles::Blended(blend)));
             }
-            VaeTiling::Auto if self.fits(half, size, None)? => return Ok(None),
             VaeTiling::Auto => {}
         }
         let smaller = SMALLER_TILES.into_iter().filter(|&tile| tile < request.tile());
-        let mut last = None;
+        let mut bands = Vec::new();
         for tile in [request.tile()].into_iter().chain(smaller) {
-            let Some((tile, tiling)) = of(tile)? else { continue };
-            last = Some((tile, tiling));
+            bands.extend(of(tile)?);
+        }
+        let smaller =
+            |from: usize| bands[from..].iter().map(|(_, tiling)| *tiling).collect::<Vec<_>>();
+        if self.fits(half, size, None)? {
+            return Ok(TilesOfHalf { tiles: None, smaller: smaller(0) });
+        }
+        for (place, &(tile, tiling)) in bands.iter().enumerate() {
             if self.fits(half, size, Some(tiling))? {
-                break;
+                let tiles = Some(exact((tile, tiling)));
+                return Ok(TilesOfHalf { tiles, smaller: smaller(place + 1) });
             }
         }
         // If not even the least tiles fit, the device says by how much.
-        Ok(last.map(exact))
+        fixed(bands.last().copied().map(exact))
     }
 
     /// The tiles of a request that are blended, which nothing but the VAE decides.

@@ -1,8 +1,8 @@
 //! Pictures to latents and back, whole or in tiles.
 
 use super::layout::{channels_first, channels_last};
-use super::rungs::Ladder;
-use super::tiling::Tiles;
+use super::rungs::{Ladder, Ways};
+use super::tiling::{Tiles, TilesOfHalf};
 use super::{InitImage, Observer, Part, Picture, Pipeline, Progress, tell};
 use crate::device::Tiling;
 use crate::ops;
@@ -25,7 +25,7 @@ impl Pipeline {
         image: &InitImage,
         [count, height, width, channels]: [usize; 4],
         noise: &[f32],
-        tiles: Option<Tiles>,
+        tiles: &TilesOfHalf,
         ladder: &mut Ladder,
         observer: &mut Observer,
     ) -> Result<Vec<f32>> {
@@ -42,7 +42,7 @@ impl Pipeline {
         }
         let signed: Vec<f32> = image.rgb.iter().map(|value| 2.0 * value - 1.0).collect();
         let noise = channels_last(noise, channels, height * width);
-        let blended = match tiles {
+        let blended = match tiles.tiles {
             Some(Tiles::Blended(blend)) => {
                 let mut tiles = Count::new(blend.count(size));
                 Some(blend.encode(&signed, size, |pixels, size| {
@@ -55,14 +55,14 @@ impl Pipeline {
             }
             _ => None,
         };
-        let sample = |_| {
+        let sample = |ways: Ways| {
             let moments = match &blended {
                 Some(moments) => {
                     let _stage = self.device.stage("vae encode");
                     let shape = [1, height, width, 2 * channels];
                     Tensor::from_slice(&self.device, &shape, self.dtype, moments)?
                 }
-                None => self.moments(&signed, size, exact(tiles))?,
+                None => self.moments(&signed, size, tiles.exact(ways))?,
             };
             self.sample(&moments, &noise)
         };
@@ -101,7 +101,7 @@ impl Pipeline {
         &self,
         latent: &[f32],
         [_, height, width, channels]: [usize; 4],
-        tiles: Option<Tiles>,
+        tiles: &TilesOfHalf,
         ladder: &mut Ladder,
         observer: &mut Observer,
     ) -> Result<Picture> {
@@ -109,7 +109,7 @@ impl Pipeline {
         let scaled: Vec<f32> = latent.iter().map(|v| v / self.vae.scaling_factor as f32).collect();
         let scaled = channels_last(&scaled, channels, height * width);
         let [size, pixels] = [[height, width], [height * factor, width * factor]];
-        let decoded = match tiles {
+        let decoded = match tiles.tiles {
             Some(Tiles::Blended(blend)) => {
                 let mut tiles = Count::new(blend.count(pixels));
                 blend.decode(&scaled, size, |latent, size| {
@@ -121,7 +121,7 @@ impl Pipeline {
                 })?
             }
             _ => {
-                let decode = |_| self.pixels(&scaled, size, exact(tiles));
+                let decode = |ways: Ways| self.pixels(&scaled, size, tiles.exact(ways));
                 ladder.run(Part::Decoding, observer, decode)?
             }
         };
@@ -159,12 +159,5 @@ impl Count {
     fn tell(&mut self, observer: &mut Observer) -> Result<()> {
         self.done += 1;
         tell(observer, &Progress::VaeTile { done: self.done, total: self.total })
-    }
-}
-
-fn exact(tiles: Option<Tiles>) -> Option<Tiling> {
-    match tiles {
-        Some(Tiles::Exact(_, tiling)) => Some(tiling),
-        _ => None,
     }
 }
