@@ -90,6 +90,7 @@
 //! | tile; parked | a part of a picture that is worked on at a time: rows of it, or a square that is blended; on the host until it is wanted |
 //! | panel | 32 outputs of a weight, interleaved for the kernels |
 //! | part; rung | work that is repeated as a whole where memory runs out; what is done first so that it needs less |
+//! | plan; times; choice | what drawing takes, by a dry run; how long, by launches timed one by one; a way to run a model |
 //! | M, N, K; N, H, W, C; O, I, kH, kW | sizes, always in this order |
 //! | latent, timestep, sigma, scheduler, guidance scale | as diffusers has them |
 

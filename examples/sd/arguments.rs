@@ -120,9 +120,15 @@ pub struct Arguments {
     #[arg(long, value_name = "N", value_parser = parse_tile)]
     pub vae_tile: Option<usize>,
 
-    /// Print what the picture would take, and allocate and draw nothing
+    /// Print what the picture would take, memory and time, and draw nothing. Kernels that were never
+    /// timed on this device are timed now, which takes seconds
     #[arg(long)]
     pub plan: bool,
+
+    /// Print what there is to choose for this picture on this device, within its budget: element type,
+    /// what stays on the host, pictures at once; with memory and time of each, and draw nothing
+    #[arg(long, conflicts_with_all = ["plan", "dtype", "count"])]
+    pub recommend: bool,
 
     /// Print the time of every stage and kernel
     #[arg(long)]

@@ -9,7 +9,7 @@ use ellesmere::io::atomic;
 use ellesmere::io::image::Image;
 use ellesmere::io::png::{self, Parameters};
 use ellesmere::models::{ModelFiles, Variant};
-use ellesmere::pipeline::{InitImage, LoadOptions, Picture, Pipeline, Plan, Request};
+use ellesmere::pipeline::{InitImage, LoadOptions, Picture, Pipeline, Plan, Request, recommend};
 use ellesmere::{DType, Device, DeviceOptions, Error, Result, knob};
 use serde_json::json;
 
@@ -27,7 +27,7 @@ struct Written {
 pub fn draw(arguments: &Arguments) -> Result<()> {
     let first_seed = arguments.seed.unwrap_or_else(random_seed);
     let outputs = outputs(arguments, first_seed);
-    if !arguments.plan {
+    if !arguments.plan && !arguments.recommend {
         let traces = arguments.trace.iter();
         for path in outputs.iter().map(|(_, path)| path).chain(traces) {
             atomic::check_writable(path)?;
@@ -67,8 +67,18 @@ pub fn draw(arguments: &Arguments) -> Result<()> {
     };
     request.init_image = init_image(arguments, &files)?;
 
+    if arguments.recommend {
+        let told = observed(|display| {
+            recommend(&device, &files, &request, &mut |progress| display.observe(progress))
+        })?;
+        match arguments.json {
+            true => println!("{}", json!(told)),
+            false => println!("{told}"),
+        }
+        return Ok(());
+    }
     let threshold_bytes = (arguments.offload_threshold * 1e6) as u64;
-    let (load, plan) = match &arguments.offload {
+    let (load, mut plan) = match &arguments.offload {
         Offload::Auto => {
             LoadOptions::fitting_over(&device, &files, dtype, &request, threshold_bytes)?
         }
@@ -90,6 +100,9 @@ pub fn draw(arguments: &Arguments) -> Result<()> {
         eprintln!("note: weights of {names} stay on the host, for a budget of {budget_gb:.3} GB");
     }
     if arguments.plan {
+        observed(|display| {
+            plan.time(&device, &files, &mut |progress| display.observe(progress)).map(drop)
+        })?;
         match arguments.json {
             true => println!("{}", json!(plan)),
             false => println!("{plan}"),
@@ -99,6 +112,15 @@ pub fn draw(arguments: &Arguments) -> Result<()> {
     device.profile().set_enabled(arguments.profile || arguments.trace.is_some());
     let written = draw_all(&device, &files, dtype, &load, &plan, request, &outputs)?;
     report(arguments, &device, &plan, &written)
+}
+
+/// Does something that shows how far it is and can be stopped.
+fn observed<T>(work: impl FnOnce(&Display) -> Result<T>) -> Result<T> {
+    progress::stop_on_ctrl_c().map_err(|error| Error::argument("Ctrl-C handler", error))?;
+    let display = Display::new();
+    let done = work(&display)?;
+    display.finish();
+    Ok(done)
 }
 
 /// Draws every picture and writes each as soon as it is done.

@@ -66,6 +66,11 @@ impl Display {
                 self.bar.set_length(*total as u64);
                 self.bar.set_position(*done as u64);
             }
+            Progress::Timing { done, total } => {
+                self.bar.set_message("timing");
+                self.bar.set_length(*total as u64);
+                self.bar.set_position(*done as u64);
+            }
             Progress::VaeTiled { tile } => {
                 self.note(&format!("the VAE works in tiles of {tile} pixels, parked on the host"));
             }

@@ -3,11 +3,16 @@
 //! A model run on [`Record`] takes the same decisions as on the device whose [`DeviceInfo`] it was
 //! given, so its peak, launches and bytes are those of the real run. Reads give zeros.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::{Backend, Buffer, CopyRegion, Launch, NoTime, Program, ProgramSource, Timer, Transfer};
 use crate::info::DeviceInfo;
 use crate::{DType, Result};
+
+mod stages;
+
+use stages::Log;
+pub use stages::{Moved, RecordedLaunch, RecordedStage, RecordedValue};
 
 /// What a dry run saw.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,13 +61,15 @@ pub struct Record {
     overlaps_transfers: bool,
     recorded: Mutex<Recorded>,
     sources: Mutex<Vec<ProgramSource>>,
+    log: Mutex<Log>,
 }
 
 impl Record {
     /// A dry run of the device that `info` describes.
     pub fn new(info: DeviceInfo) -> Self {
         let (recorded, sources) = (Mutex::default(), Mutex::default());
-        Self { info, overlaps_transfers: false, recorded, sources }
+        let log = Mutex::default();
+        Self { info, overlaps_transfers: false, recorded, sources, log }
     }
 
     /// As if transfers took place beside launches, or not.
@@ -80,6 +87,23 @@ impl Record {
         self.sources.lock().expect("keeping a source does not panic").clone()
     }
 
+    /// The launches that were seen so far, those that take the same time once, and what was done in
+    /// each stage, in the order in which they were first opened.
+    pub fn stages(&self) -> (Vec<RecordedLaunch>, Vec<RecordedStage>) {
+        let log = self.log();
+        (log.launches.clone(), log.stages.clone())
+    }
+
+    /// Opens a stage, after so many bytes of weights were copied from the host.
+    pub(crate) fn open_stage(&self, name: &'static str, weight_bytes: u64) {
+        self.log().open(name, weight_bytes);
+    }
+
+    /// Closes the stage that was opened last.
+    pub(crate) fn close_stage(&self, weight_bytes: u64) {
+        self.log().close(weight_bytes);
+    }
+
     /// Notes that the kernel of `problem` is now to be launched for its class: the launches of
     /// that kernel and type that follow are counted there.
     pub(crate) fn chosen(&self, problem: RecordedProblem) {
@@ -95,6 +119,7 @@ impl Record {
 
     /// Notes the work of a launch, for the problem that was chosen last for its kernel.
     pub(crate) fn worked(&self, kernel: &str, dtype: DType, flop: u64, bytes: u64) {
+        self.log().worked(flop, bytes);
         let problems = &mut self.counters().problems;
         let latest = |known: &&mut RecordedProblem| (known.kernel, known.dtype) == (kernel, dtype);
         if let Some(problem) = problems.iter_mut().rev().find(latest) {
@@ -107,16 +132,29 @@ impl Record {
     /// Counts a read whose bytes nobody looks at.
     pub(crate) fn would_read(&self, bytes: u64) {
         self.counters().read_bytes += bytes;
+        self.log().stage().reads.add(bytes);
     }
 
     /// Counts a write of bytes that are not there.
     pub(crate) fn would_write(&self, bytes: u64) {
         self.counters().written_bytes += bytes;
+        self.log().stage().writes.add(bytes);
     }
 
-    fn counters(&self) -> std::sync::MutexGuard<'_, Recorded> {
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().expect("noting a launch does not panic")
+    }
+
+    fn counters(&self) -> MutexGuard<'_, Recorded> {
         self.recorded.lock().expect("counting does not panic")
     }
+}
+
+/// A program: where its source stands among the others.
+#[derive(Debug)]
+struct Known {
+    place: usize,
+    source: ProgramSource,
 }
 
 impl Backend for Record {
@@ -135,6 +173,7 @@ impl Backend for Record {
     fn allocate(&self, bytes: u64) -> Result<Buffer> {
         let mut recorded = self.counters();
         recorded.largest_allocation_bytes = recorded.largest_allocation_bytes.max(bytes);
+        self.log().stage().allocations.add(bytes);
         Ok(Buffer::new(bytes, ()))
     }
 
@@ -143,7 +182,7 @@ impl Backend for Record {
     }
 
     fn write(&self, _target: &Buffer, _offset: u64, data: &[u8]) -> Result<()> {
-        self.counters().written_bytes += data.len() as u64;
+        self.would_write(data.len() as u64);
         Ok(())
     }
 
@@ -157,20 +196,22 @@ impl Backend for Record {
     }
 
     fn read(&self, _source: &Buffer, _offset: u64, data: &mut [u8]) -> Result<()> {
-        self.counters().read_bytes += data.len() as u64;
+        self.would_read(data.len() as u64);
         data.fill(0);
         Ok(())
     }
 
     fn copy(&self, region: &CopyRegion) -> Result<()> {
         self.counters().copied_bytes += region.rows * region.bytes;
+        self.log().stage().copies.add(region.rows * region.bytes);
         Ok(())
     }
 
     fn build(&self, source: &ProgramSource) -> Result<Program> {
         self.counters().programs += 1;
-        self.sources.lock().expect("keeping a source does not panic").push(source.clone());
-        Ok(Program::new(()))
+        let mut sources = self.sources.lock().expect("keeping a source does not panic");
+        sources.push(source.clone());
+        Ok(Program::new(Known { place: sources.len() - 1, source: source.clone() }))
     }
 
     fn binary(&self, _program: &Program) -> Option<Vec<u8>> {
@@ -181,8 +222,10 @@ impl Backend for Record {
         self.build(source)
     }
 
-    fn launch(&self, _program: &Program, _launch: &Launch) -> Result<Box<dyn Timer>> {
+    fn launch(&self, program: &Program, launch: &Launch) -> Result<Box<dyn Timer>> {
+        let known: &Known = program.handle();
         self.counters().launches += 1;
+        self.log().launched(known.place, &known.source, launch);
         Ok(Box::new(NoTime))
     }
 

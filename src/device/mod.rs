@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::backend::cpu::Cpu;
-use crate::backend::record::{Record, Recorded};
+use crate::backend::record::{Record, Recorded, RecordedLaunch, RecordedStage};
 use crate::backend::{Argument, Backend, Buffer, Launch, Program, ProgramSource};
 use crate::info::DeviceInfo;
 use crate::kernel::{Configuration, Kernel, ProgramCache, ProgramStats};
@@ -22,9 +22,12 @@ pub use crate::tune::first_use::Grid;
 
 mod open;
 mod tiling;
+mod timings;
 mod tuned;
 
 pub use tiling::{Tiled, Tiling};
+use timings::Timings;
+pub use timings::{TransferRate, TransferRates};
 pub(crate) use tuned::Tunable;
 use tuned::configurations_of;
 
@@ -45,6 +48,7 @@ struct Inner {
     sources: Vec<StandIn>,
     configurations: Arc<Configurations>,
     profile: Profile,
+    timings: Timings,
     tilings: Mutex<Vec<Tiling>>,
     flop: AtomicU64,
     bytes: AtomicU64,
@@ -203,6 +207,7 @@ impl Device {
         let (profile, tilings) = (Profile::default(), Mutex::default());
         let (flop, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
         let sources = options.sources.clone();
+        let timings = Timings::new(options.cache_dir.as_deref(), info);
         let inner = Inner {
             backend,
             record,
@@ -211,6 +216,7 @@ impl Device {
             sources,
             configurations,
             profile,
+            timings,
             tilings,
             flop,
             bytes,
@@ -248,6 +254,12 @@ impl Device {
     /// runs. [`Device::prepare`] compiles them.
     pub fn recorded_programs(&self) -> Option<Vec<ProgramSource>> {
         self.inner.record.as_ref().map(|record| record.sources())
+    }
+
+    /// The launches that a dry run would have made, those that take the same time once, and what each
+    /// stage would have done; `None` on a device that runs.
+    pub fn recorded_stages(&self) -> Option<(Vec<RecordedLaunch>, Vec<RecordedStage>)> {
+        self.inner.record.as_ref().map(|record| record.stages())
     }
 
     /// Has programs ready before they are launched, compiling several at once where they are not
@@ -295,6 +307,9 @@ impl Device {
     /// noted inside it.
     pub fn stage(&self, name: &'static str) -> Stage {
         self.inner.memory.push_label(name);
+        if let Some(record) = &self.inner.record {
+            record.open_stage(name, self.memory_stats().copied_bytes);
+        }
         Stage { device: self.clone(), record: self.inner.profile.open(name) }
     }
 
@@ -339,6 +354,8 @@ impl Device {
             let data = produce()?;
             debug_assert_eq!(data.len(), bytes);
             self.backend().write(block.buffer(), 0, &data)?;
+        } else if let Some(record) = &self.inner.record {
+            record.would_write(bytes as u64);
         }
         Ok(block)
     }
@@ -462,6 +479,9 @@ pub struct Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         self.device.inner.memory.pop_label();
+        if let Some(record) = &self.device.inner.record {
+            record.close_stage(self.device.memory_stats().copied_bytes);
+        }
         if let Some(record) = self.record {
             // A driver that fails here fails again at the next call, which can return the error.
             let _ = self.device.finish();

@@ -99,6 +99,7 @@ impl Device {
     pub fn notes(&self) -> Vec<String> {
         let mut notes = self.notes.to_vec();
         notes.extend(self.tuning().notes());
+        notes.extend(self.inner.timings.notes());
         notes
     }
 

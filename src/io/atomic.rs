@@ -43,6 +43,25 @@ pub fn check_writable(path: &Path) -> Result<()> {
         .map_err(|error| Error::file(path, format!("cannot be written: {error}")))
 }
 
+/// `tuning.json.lock` for `tuning.json`.
+pub(crate) fn beside(path: &Path, extension: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(extension);
+    PathBuf::from(name)
+}
+
+/// Renames a damaged file to the first free of `.corrupt`, `.corrupt2` and so on.
+pub(crate) fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    let names = (1..).map(|number| match number {
+        1 => beside(path, "corrupt"),
+        _ => beside(path, &format!("corrupt{number}")),
+    });
+    let free = names.into_iter().find(|kept| !kept.exists()).expect("some number is free");
+    std::fs::rename(path, &free)?;
+    Ok(free)
+}
+
 /// The file to replace: `path` itself, or what it links to, after every check that needs no
 /// writing.
 fn target_of(path: &Path) -> Result<PathBuf> {

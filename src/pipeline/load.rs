@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::Serialize;
 
 use super::plan::{Plan, plan};
+use super::rungs::Ways;
 use super::{Pipeline, Request};
 use crate::device::{Device, Offloading};
 use crate::models::ModelFiles;
@@ -52,8 +53,13 @@ impl LoadOptions {
         Self { vae_encoder: request.init_image.is_some(), ..Self::default() }
     }
 
-    /// All that a request needs, placed so that it fits the device's budget and the fewest bytes of
-    /// weights are copied while it is drawn, and the plan for that.
+    /// All that a request needs, placed so that it fits the device's budget and the picture takes
+    /// the least time, and the plan for that.
+    ///
+    /// Of every placement it is known what the run would do under the budget (the halves of guidance
+    /// one after the other, tiles of the VAE), so its time is a sum over what would be launched and
+    /// copied. Nothing is measured: see [`Plan::estimate`], and [`Plan::time`] for what makes a
+    /// device's times known.
     ///
     /// # Errors
     ///
@@ -81,52 +87,92 @@ impl LoadOptions {
         request: &Request,
         offload_threshold_bytes: u64,
     ) -> Result<(Self, Plan)> {
-        let placements: [&[Component]; 4] =
-            [&[], &[Component::TextEncoder, Component::Vae], &[Component::UNet], &Component::ALL];
         let mut options = Self { offload_threshold_bytes, ..Self::for_request(request) };
-        let mut best: Option<(Self, Plan)> = None;
-        for offload in placements {
-            options.offload = offload.iter().copied().collect();
-            let plan = match Pipeline::plan(device, files, dtype, &options, request) {
+        let mut best: Option<(Self, Plan, f64)> = None;
+        for offload in Component::subsets() {
+            options.offload = offload;
+            let mut plan = match Pipeline::plan(device, files, dtype, &options, request) {
                 Err(Error::OutOfMemory { .. }) => continue,
                 planned => planned?,
             };
-            // One that offloads more may copy less: what has more room need not repeat its work.
-            if best.as_ref().is_none_or(|(_, best)| plan.copied_bytes < best.copied_bytes) {
-                best = Some((options.clone(), plan));
+            let seconds = plan.estimate(device).drawing_seconds;
+            let unconstrained =
+                plan.copied_bytes == 0 && plan.rungs.is_empty() && plan.vae_tile.is_none();
+            if best.as_ref().is_none_or(|(_, _, least)| seconds < *least) {
+                best = Some((options.clone(), plan, seconds));
             }
-            if best.as_ref().is_some_and(|(_, best)| best.copied_bytes == 0) {
+            // Nothing that needs less memory is quicker.
+            if unconstrained {
                 break;
             }
         }
-        if let Some(best) = best {
-            return Ok(best);
+        match best {
+            Some((options, plan, _)) => Ok((options, plan)),
+            None => Err(too_little(device, files, dtype, &options, request)),
         }
-        // What all weights on the host take, found between what is too little and what is enough.
-        let peak_bytes = |budget_bytes| {
-            let dry = device.dry_run_within(budget_bytes);
-            plan(&dry, files, dtype, &options, request).map(|plan| plan.peak_bytes)
-        };
-        let budget_bytes = device.memory_stats().budget_bytes;
-        // What others hold is a part of every budget.
-        let others_bytes = device.memory_stats().registered_bytes();
-        let most = peak_bytes(u64::MAX / 2)?.saturating_add(others_bytes);
-        let (mut too_little, mut enough) = (budget_bytes, most);
-        while enough > too_little && enough - too_little > enough / 100 {
-            let between = too_little + (enough - too_little) / 2;
-            match peak_bytes(between) {
-                Ok(_) => enough = between,
-                Err(Error::OutOfMemory { .. }) => too_little = between,
-                Err(error) => return Err(error),
-            }
-        }
-        Err(Error::Budget { budget_bytes, least_bytes: enough })
     }
+}
+
+/// What to say where the device's budget has no room for a plan.
+pub(super) fn too_little(
+    device: &Device,
+    files: &ModelFiles,
+    dtype: DType,
+    options: &LoadOptions,
+    request: &Request,
+) -> Error {
+    let budget_bytes = device.memory_stats().budget_bytes;
+    match least_budget(device, files, dtype, options, request) {
+        Ok(least_bytes) => Error::Budget { budget_bytes, least_bytes },
+        Err(error) => error,
+    }
+}
+
+/// The least budget in which a plan fits that does not fit the device's: found between what is too
+/// little and what is enough.
+fn least_budget(
+    device: &Device,
+    files: &ModelFiles,
+    dtype: DType,
+    options: &LoadOptions,
+    request: &Request,
+) -> Result<u64> {
+    let peak_bytes = |budget_bytes| {
+        let dry = device.dry_run_within(budget_bytes);
+        let plan = plan(&dry, files, dtype, options, request, Ways::default());
+        plan.map(|plan| plan.peak_bytes)
+    };
+    let stats = device.memory_stats();
+    // What others hold is a part of every budget.
+    let most = peak_bytes(u64::MAX / 2)?.saturating_add(stats.registered_bytes());
+    let (mut too_little, mut enough) = (stats.budget_bytes, most);
+    while enough > too_little && enough - too_little > enough / 100 {
+        let between = too_little + (enough - too_little) / 2;
+        match peak_bytes(between) {
+            Ok(_) => enough = between,
+            Err(Error::OutOfMemory { .. }) => too_little = between,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(enough)
 }
 
 impl Component {
     /// In the order of their use.
     pub const ALL: [Self; 3] = [Self::TextEncoder, Self::UNet, Self::Vae];
+
+    /// Every choice of components, fewest first; all of them are the last.
+    pub(super) fn subsets() -> impl Iterator<Item = BTreeSet<Self>> {
+        let chosen = |bits: u32| {
+            let all = Self::ALL.into_iter().enumerate();
+            all.filter(|(index, _)| bits >> index & 1 == 1)
+                .map(|(_, component)| component)
+                .collect()
+        };
+        let mut choices: Vec<u32> = (0..1 << Self::ALL.len()).collect();
+        choices.sort_by_key(|bits| bits.count_ones());
+        choices.into_iter().map(chosen)
+    }
 
     /// As [`Component::from_str`] reads it.
     pub fn name(self) -> &'static str {

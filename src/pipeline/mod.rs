@@ -16,24 +16,30 @@
 pub mod noise;
 pub mod scheduler;
 
+mod ladder;
 mod layout;
 mod load;
 mod plan;
+mod recommend;
 mod rehearsal;
 mod request;
 mod rungs;
 mod tiling;
+mod time;
 mod vae;
 
 use std::ops::ControlFlow;
 
+pub use ladder::RungTaken;
 pub use load::{Component, LoadOptions};
 pub use plan::Plan;
+pub use recommend::{Choice, Recommendation, recommend};
 use rehearsal::Loading;
 pub use request::{InitImage, Request};
 use rungs::{Ladder, Ways};
 pub use rungs::{Part, Rung};
 pub use tiling::VaeTiling;
+pub use time::{PlanTimes, StageTimes, TimesBasis};
 use tiling::{Half, Tiles, TilesOfHalf};
 
 use crate::device::Device;
@@ -129,6 +135,13 @@ pub enum Progress<'a> {
     },
     /// The last step is done and the VAE begins to decode.
     Decoding,
+    /// A plan's launches are measured: see [`Plan::time`].
+    Timing {
+        /// How many are known.
+        done: usize,
+        /// Of how many that were not.
+        total: usize,
+    },
 }
 
 /// Told of [`Progress`]; a `Break` ends the work with [`Error::Cancelled`].
@@ -200,7 +213,7 @@ impl Pipeline {
         options: &LoadOptions,
         request: &Request,
     ) -> Result<Plan> {
-        plan::plan(&device.dry_run(), files, dtype, options, request)
+        plan::plan(&device.dry_run(), files, dtype, options, request, Ways::default())
     }
 
     /// The scheduler that draws a request which names none.
@@ -215,6 +228,16 @@ impl Pipeline {
     /// [`Error::Argument`] for a request that cannot be drawn, before anything runs;
     /// [`Error::Cancelled`] if `observer` asks for it; [`Error::OutOfMemory`], [`Error::Device`].
     pub fn generate(&self, request: &Request, observer: &mut Observer) -> Result<Vec<Picture>> {
+        self.generate_from(request, Ways::default(), observer)
+    }
+
+    /// As [`Pipeline::generate`], with parts that run in these ways from the beginning.
+    fn generate_from(
+        &self,
+        request: &Request,
+        ways: Ways,
+        observer: &mut Observer,
+    ) -> Result<Vec<Picture>> {
         request.check()?;
         let factor = self.vae.downscale();
         let [height, width] = request.size(self.default_size, factor)?;
@@ -225,7 +248,7 @@ impl Pipeline {
         let mut generator = Generator::new(request.seed);
         let shape = [request.count, height / factor, width / factor, self.vae.latent_channels];
 
-        let mut ladder = Ladder::new(&self.device, request.is_guided());
+        let mut ladder = Ladder::new(&self.device, request.is_guided(), ways);
         let mut latents = match &request.init_image {
             None => {
                 let mut noise = generator.normal(shape.iter().product());

@@ -5,6 +5,9 @@ use std::ops::ControlFlow;
 
 use serde::Serialize;
 
+use super::ladder::RungTaken;
+use super::rungs::Ways;
+use super::time::{PlanTimes, Recording};
 use super::{Component, LoadOptions, Pipeline, Progress, Request, Rung};
 use crate::backend::ProgramSource;
 use crate::device::Device;
@@ -56,6 +59,13 @@ pub struct Plan {
     pub programs: Vec<ProgramSource>,
     /// Memory by label.
     pub memory: MemoryStats,
+    /// How long it takes, once [`Plan::time`] or [`Plan::estimate`] has predicted it.
+    pub times: Option<PlanTimes>,
+    /// What is done to need less memory and what each of it gives and takes, once [`Plan::time`] has
+    /// predicted it.
+    pub ladder: Vec<RungTaken>,
+    #[serde(skip)]
+    pub(super) recording: Recording,
 }
 
 /// A plan on a dry run.
@@ -65,11 +75,12 @@ pub(super) fn plan(
     dtype: DType,
     options: &LoadOptions,
     request: &Request,
+    ways: Ways,
 ) -> Result<Plan> {
     let pipeline = Pipeline::load(dry, files, dtype, options)?;
     let weight_bytes = dry.memory_stats().held_bytes;
     let (mut calls, mut rungs, mut vae_tile, mut vae_blended) = (0, Vec::new(), None, false);
-    let pictures = pipeline.generate(request, &mut |progress| {
+    let pictures = pipeline.generate_from(request, ways, &mut |progress| {
         match progress {
             Progress::Step { done, .. } => calls = *done,
             Progress::LowMemory { rung, .. } => rungs.push(*rung),
@@ -82,6 +93,7 @@ pub(super) fn plan(
         ControlFlow::Continue(())
     })?;
     let recorded = dry.recorded().expect("a dry run records");
+    let (launches, stages) = dry.recorded_stages().expect("a dry run records");
     let memory = dry.memory_stats();
     Ok(Plan {
         device: dry.info().name.clone(),
@@ -102,6 +114,14 @@ pub(super) fn plan(
         work: dry.work(),
         programs: dry.recorded_programs().expect("a dry run records"),
         memory,
+        times: None,
+        recording: Recording {
+            launches,
+            stages,
+            options: options.clone(),
+            request: request.clone(),
+        },
+        ladder: Vec::new(),
     })
 }
 
@@ -137,6 +157,12 @@ impl fmt::Display for Plan {
             writeln!(f, "parked on host    {:.3} GB at most", gb(self.parked_bytes))?;
         }
         writeln!(f, "largest block     {:.3} GB", gb(self.largest_allocation_bytes))?;
+        if let Some(times) = &self.times {
+            write!(f, "{times}")?;
+        }
+        for rung in &self.ladder {
+            writeln!(f, "for want of room  {rung}")?;
+        }
         write!(f, "\n{}", self.memory)
     }
 }

@@ -74,7 +74,8 @@ impl Rung {
         }
     }
 
-    fn take(self, ways: &mut Ways) {
+    /// Changes how parts run.
+    pub(super) fn take(self, ways: &mut Ways) {
         match self {
             Self::Again => {}
             Self::GuidanceInTurn => ways.guidance_in_turn = true,
@@ -123,8 +124,8 @@ pub(super) struct Ladder<'a> {
 }
 
 impl<'a> Ladder<'a> {
-    pub fn new(device: &'a Device, is_guided: bool) -> Self {
-        Self { device, room: Room { is_guided, smaller_tiles: 0 }, ways: Ways::default() }
+    pub fn new(device: &'a Device, is_guided: bool, ways: Ways) -> Self {
+        Self { device, room: Room { is_guided, smaller_tiles: 0 }, ways }
     }
 
     /// Begins with a half of the VAE, whose tiles can become smaller so many times.

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +22,7 @@ impl Database {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(failed)?;
         }
-        let lock_file = File::create(beside(path, "lock")).map_err(failed)?;
+        let lock_file = File::create(atomic::beside(path, "lock")).map_err(failed)?;
         lock_file.lock().map_err(failed)?;
         let mut raw = self.read(path);
         raw.retain(|raw| raw.entry.as_ref().is_none_or(|old| !old.same_key(entry)));
@@ -58,7 +58,7 @@ impl Database {
                 entries
             }
             Err(detail) => {
-                let kept = set_aside(path).map_or_else(
+                let kept = atomic::set_aside(path).map_or_else(
                     |error| format!("and it cannot be put aside: {error}"),
                     |kept| format!("kept aside as {}", kept.display()),
                 );
@@ -97,23 +97,4 @@ pub(super) fn parse(text: &str) -> Result<Vec<RawEntry>, String> {
         RawEntry { value, entry }
     };
     Ok(document.entries.into_iter().map(entry).collect())
-}
-
-/// `tuning.json.lock` for `tuning.json`.
-pub(super) fn beside(path: &Path, extension: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".");
-    name.push(extension);
-    PathBuf::from(name)
-}
-
-/// Renames a damaged file to the first free of `.corrupt`, `.corrupt2` and so on.
-fn set_aside(path: &Path) -> io::Result<PathBuf> {
-    let names = (1..).map(|number| match number {
-        1 => beside(path, "corrupt"),
-        _ => beside(path, &format!("corrupt{number}")),
-    });
-    let free = names.into_iter().find(|kept| !kept.exists()).expect("some number is free");
-    fs::rename(path, &free)?;
-    Ok(free)
 }

@@ -1,9 +1,10 @@
 use std::fs;
 
-use super::file::{Document, FORMAT, beside};
+use super::file::{Document, FORMAT};
 use super::*;
 use crate::backend::Backend as _;
 use crate::backend::cpu::Cpu;
+use crate::io::atomic::beside;
 use crate::tune::Recording;
 
 fn info() -> DeviceInfo {

@@ -1,0 +1,361 @@
+//! How long launches and transfers take on a device: measured once each, then remembered.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+
+use super::{Device, DeviceOptions};
+use crate::backend::record::{RecordedLaunch, RecordedValue};
+use crate::backend::{Argument, CopyRegion, Launch, Value};
+use crate::memory::{Block, Lifetime};
+use crate::tune::Autotune;
+use crate::{Error, Result};
+
+mod file;
+
+pub(super) use file::Timings;
+
+/// What moving bytes takes on a device.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TransferRates {
+    /// From the host to the device.
+    pub write: TransferRate,
+    /// From the device to the host.
+    pub read: TransferRate,
+    /// On the device.
+    pub copy: TransferRate,
+    /// Beyond the write itself, the first write to fresh memory: systems hand it out page by page.
+    pub allocate: TransferRate,
+}
+
+/// What so many bytes take: a time for each transfer, and one for each byte.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TransferRate {
+    /// For each transfer.
+    pub latency_seconds: f64,
+    /// Bytes a second, in 10^9.
+    pub gb_s: f64,
+}
+
+impl TransferRate {
+    /// The seconds of `count` transfers of `bytes` in all.
+    pub fn seconds(&self, count: u64, bytes: u64) -> f64 {
+        count as f64 * self.latency_seconds + bytes as f64 / (self.gb_s * 1e9)
+    }
+
+    /// From the times of a small and a large transfer.
+    fn between([(small, short), (large, long)]: [(u64, f64); 2]) -> Self {
+        // Of times that make no sense, such as those of an idle driver, the large one holds.
+        let per_byte = ((long - short) / (large - small) as f64).max(1e-4 * long / large as f64);
+        let latency_seconds = (short - per_byte * small as f64).max(0.0);
+        Self { latency_seconds, gb_s: 1.0 / (1e9 * per_byte.max(1e-15)) }
+    }
+}
+
+/// A launch is repeated for so long, in rounds, and for a few rounds at least.
+const TIME: Duration = Duration::from_millis(30);
+const MOST_ROUNDS: usize = 8;
+const LEAST_ROUNDS: usize = 2;
+/// Launches shorter than this are measured once more when all have been: what disturbs the machine
+/// for a moment is over then.
+const SHORT_SECONDS: f64 = 0.05;
+/// How long a round is at least, and of how many launches at most: what a queue costs for each is
+/// part of its time.
+const ROUND: Duration = Duration::from_millis(4);
+const MOST_LAUNCHES: u32 = 64;
+/// The small and the large transfer from which rates follow.
+const TRANSFERS: [u64; 2] = [64 << 10, 16 << 20];
+const TRANSFER_RUNS: usize = 7;
+
+impl Device {
+    /// What is known of the seconds of each of `launches` here: `None` for what was never measured.
+    pub fn known_seconds(&self, launches: &[RecordedLaunch]) -> Vec<Option<f64>> {
+        launches.iter().map(|launch| self.inner.timings.get(&key(launch))).collect()
+    }
+
+    /// The seconds of each of `launches` here. What is not known is measured, on memory that is
+    /// filled with drawn values and given back afterwards, and remembered, in the cache folder as
+    /// well if the device has one. `progress` is told how many were measured, of how many, and ends
+    /// it by an error.
+    ///
+    /// `None` is the time of a launch for whose buffers the budget has no room now.
+    ///
+    /// # Errors
+    ///
+    /// Those of `progress`; [`Error::Build`], [`Error::Device`]. A file that cannot be read or
+    /// written is no error but one of [`Device::notes`].
+    pub fn measure_seconds(
+        &self,
+        launches: &[RecordedLaunch],
+        mut progress: impl FnMut(usize, usize) -> Result<()>,
+    ) -> Result<Vec<Option<f64>>> {
+        let timings = &self.inner.timings;
+        let mut unknown: BTreeMap<String, &RecordedLaunch> = BTreeMap::new();
+        for launch in launches {
+            unknown.entry(key(launch)).or_insert(launch);
+        }
+        unknown.retain(|key, _| timings.get(key).is_none());
+        if unknown.is_empty() || !self.executes() {
+            return Ok(self.known_seconds(launches));
+        }
+        let bench = self.beside()?;
+        let mut measure = || {
+            for (done, (key, launch)) in unknown.iter().enumerate() {
+                progress(done, unknown.len())?;
+                bench.measure_kept(key, launch, timings)?;
+            }
+            for (key, launch) in &unknown {
+                // Still to be stopped.
+                progress(unknown.len(), unknown.len())?;
+                if timings.get(key).is_some_and(|seconds| seconds < SHORT_SECONDS) {
+                    bench.measure_kept(key, launch, timings)?;
+                }
+            }
+            Ok(())
+        };
+        let measured = measure();
+        // What was measured before it was ended holds.
+        timings.keep();
+        measured.map(|()| self.known_seconds(launches))
+    }
+
+    /// What transfers take here, measured where it is not known.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfMemory`] if there is no room for 32 MiB, [`Error::Device`].
+    pub fn transfer_rates(&self) -> Result<TransferRates> {
+        if let Some(known) = self.known_rates() {
+            return Ok(known);
+        }
+        let bench = self.beside()?;
+        for bytes in TRANSFERS {
+            bench.measure_transfers(bytes, &self.inner.timings)?;
+        }
+        self.inner.timings.keep();
+        Ok(self.known_rates().expect("all transfers were measured"))
+    }
+
+    /// What is known of [`Device::transfer_rates`].
+    pub fn known_rates(&self) -> Option<TransferRates> {
+        let rate = |kind: &str| {
+            let [small, large] =
+                TRANSFERS.map(|bytes| self.inner.timings.get(&transfer_key(kind, bytes)));
+            let times = [(TRANSFERS[0], small?), (TRANSFERS[1], large?)];
+            Some(TransferRate::between(times))
+        };
+        Some(TransferRates {
+            write: rate("write")?,
+            read: rate("read")?,
+            copy: rate("copy")?,
+            allocate: rate("allocate")?,
+        })
+    }
+
+    /// Where the device keeps what it finds between runs, if anywhere.
+    pub fn cache_dir(&self) -> Option<&Path> {
+        self.inner.timings.folder()
+    }
+
+    /// The same hardware with memory and a profile of its own, so that measuring leaves no trace in
+    /// those of this one, within what its budget has left.
+    pub(crate) fn beside(&self) -> Result<Self> {
+        self.memory().trim();
+        let stats = self.memory_stats();
+        let used = stats.held_bytes.saturating_add(stats.registered_bytes());
+        let bench = self.sharing_programs(&DeviceOptions {
+            budget_bytes: Some(stats.budget_bytes.saturating_sub(used)),
+            max_allocation_bytes: Some(self.memory().max_allocation_bytes()),
+            autotune: Autotune::Off,
+            ..DeviceOptions::default()
+        });
+        // Not under what this device was given to do.
+        self.finish()?;
+        Ok(bench)
+    }
+
+    /// Measures a launch, if there is room, and keeps the time unless a shorter one is known.
+    fn measure_kept(&self, key: &str, launch: &RecordedLaunch, timings: &Timings) -> Result<()> {
+        match self.measure(launch) {
+            Ok(seconds) => {
+                let known = timings.get(key).unwrap_or(f64::INFINITY);
+                timings.put(key.to_owned(), seconds.min(known));
+                Ok(())
+            }
+            Err(Error::OutOfMemory { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The least of some rounds, each the mean of launches in a row: whatever disturbs one makes it
+    /// slower.
+    fn measure(&self, recorded: &RecordedLaunch) -> Result<f64> {
+        let backend = self.backend();
+        let program = self.inner.programs.get(backend, recorded.program.clone())?;
+        let blocks = self.buffers(recorded)?;
+        let arguments = arguments(recorded, &blocks);
+        let (groups, local) = (recorded.groups, recorded.local);
+        let launch = Launch { arguments: &arguments, groups, local };
+        let run = |count: u32| {
+            let start = Instant::now();
+            for _ in 0..count {
+                drop(backend.launch(&program, &launch)?);
+            }
+            backend.finish()?;
+            Ok::<_, Error>(start.elapsed() / count)
+        };
+        // Drivers put work off until a program's first launch.
+        run(1)?;
+        let once = run(1)?;
+        let fitting = ROUND.as_nanos() / once.as_nanos().max(1);
+        let count = (fitting as u32).clamp(1, MOST_LAUNCHES);
+        let mut least = once;
+        let begin = Instant::now();
+        for round in 0..MOST_ROUNDS {
+            if round >= LEAST_ROUNDS && begin.elapsed() > TIME {
+                break;
+            }
+            least = least.min(run(count)?);
+        }
+        Ok(least.as_secs_f64())
+    }
+
+    /// A block for each argument that is a buffer, filled with what a kernel can compute with.
+    fn buffers(&self, recorded: &RecordedLaunch) -> Result<Vec<Option<Block>>> {
+        let block = |(name, value): &(&str, RecordedValue)| {
+            let (RecordedValue::Input(bytes) | RecordedValue::Output(bytes)) = *value else {
+                return Ok(None);
+            };
+            let block = self.memory().allocate(bytes, Lifetime::Resident)?;
+            // Numbers of rows and the like: the first is always there.
+            let is_index = recorded.program.source.contains(&format!("uint *{name}"));
+            self.fill(&block, if is_index { zeros } else { drawn })?;
+            Ok(Some(block))
+        };
+        recorded.arguments.iter().map(block).collect()
+    }
+
+    fn fill(&self, block: &Block, piece: fn(usize) -> Vec<u8>) -> Result<()> {
+        const PIECE: usize = 1 << 20;
+        let all = block.buffer().bytes();
+        let piece = piece(PIECE.min(all as usize));
+        let mut offset = 0;
+        while offset < all {
+            let length = (all - offset).min(piece.len() as u64) as usize;
+            self.backend().write(block.buffer(), offset, &piece[..length])?;
+            offset += length as u64;
+        }
+        Ok(())
+    }
+
+    fn measure_transfers(&self, bytes: u64, timings: &Timings) -> Result<()> {
+        let backend = self.backend();
+        let mut host = drawn(bytes as usize);
+        let allocate = || self.memory().allocate(bytes, Lifetime::Resident);
+        let [first, second] = [allocate()?, allocate()?];
+        let least = |run: &mut dyn FnMut() -> Result<()>| {
+            let mut least = f64::INFINITY;
+            for _ in 0..TRANSFER_RUNS {
+                let start = Instant::now();
+                run()?;
+                backend.finish()?;
+                least = least.min(start.elapsed().as_secs_f64());
+            }
+            Ok::<_, Error>(least)
+        };
+        let write = least(&mut || backend.write(first.buffer(), 0, &host))?;
+        backend.write(second.buffer(), 0, &host)?;
+        let copy = least(&mut || {
+            let (source, target) = (first.buffer(), second.buffer());
+            backend.copy(&CopyRegion {
+                source,
+                source_offset: 0,
+                target,
+                target_offset: 0,
+                bytes,
+                rows: 1,
+                source_pitch: 0,
+                target_pitch: 0,
+            })
+        })?;
+        let fresh = least(&mut || {
+            let block = allocate()?;
+            backend.write(block.buffer(), 0, &host)
+        })?;
+        let read = least(&mut || backend.read(first.buffer(), 0, &mut host))?;
+        let allocate = (fresh - write).max(0.0);
+        for (kind, seconds) in
+            [("write", write), ("copy", copy), ("read", read), ("allocate", allocate)]
+        {
+            timings.put(transfer_key(kind, bytes), seconds.max(1e-9));
+        }
+        Ok(())
+    }
+}
+
+/// By what a launch is known: everything but the bytes of its buffers, which follow from its
+/// integers, and numbers of type `float`.
+fn key(launch: &RecordedLaunch) -> String {
+    let program = &launch.program;
+    let mut hash = Sha256::new();
+    let mut add = |text: &str| {
+        hash.update((text.len() as u64).to_le_bytes());
+        hash.update(text);
+    };
+    add(program.source);
+    add(program.dtype.name());
+    add(&format!("{:?} {:?} {:?}", program.parameters, launch.groups, launch.local));
+    for (name, value) in &launch.arguments {
+        add(name);
+        add(&match value {
+            RecordedValue::Input(_) | RecordedValue::Output(_) => "buffer".to_owned(),
+            RecordedValue::Absent => "absent".to_owned(),
+            RecordedValue::U32(value) => value.to_string(),
+            RecordedValue::I32(value) => value.to_string(),
+            RecordedValue::F32(_) => "number".to_owned(),
+        });
+    }
+    let digits: String = hash.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{} {digits}", program.kernel)
+}
+
+fn transfer_key(kind: &str, bytes: u64) -> String {
+    format!("{kind} of {bytes} B")
+}
+
+fn arguments<'a>(recorded: &RecordedLaunch, blocks: &'a [Option<Block>]) -> Vec<Argument<'a>> {
+    let argument =
+        |(&(name, value), block): (&(&'static str, RecordedValue), &'a Option<Block>)| {
+            let buffer = || block.as_ref().expect("every buffer has its block").buffer();
+            let value = match value {
+                RecordedValue::Input(_) => Value::Input(buffer()),
+                RecordedValue::Output(_) => Value::Output(buffer()),
+                RecordedValue::Absent => Value::Absent,
+                RecordedValue::U32(value) => Value::U32(value),
+                RecordedValue::I32(value) => Value::I32(value),
+                RecordedValue::F32(value) => Value::F32(value),
+            };
+            Argument { name, value }
+        };
+    recorded.arguments.iter().zip(blocks).map(argument).collect()
+}
+
+fn zeros(bytes: usize) -> Vec<u8> {
+    vec![0; bytes]
+}
+
+/// Numbers of both signs, from 2^-2 to 1 as f16. As f32 each pair is a number from 2^-23 to 2^-7: of
+/// neither type do they, or products of a few, have the exponents that processors are slow with.
+fn drawn(bytes: usize) -> Vec<u8> {
+    let mut state = 1u64;
+    let mut next = || {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let bits = (state >> 40) as u16;
+        // Two binades, all mantissas, and a sign.
+        0x3400 | (bits & 0x07ff) | (bits & 0x8000)
+    };
+    (0..bytes.div_ceil(2)).flat_map(|_| next().to_ne_bytes()).take(bytes).collect()
+}

@@ -1,0 +1,357 @@
+//! How long a plan takes: the sum over its launches of what each was measured to take.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::ladder::Steps;
+use super::{LoadOptions, Observer, Plan, Progress, Request, tell};
+use crate::backend::record::{RecordedLaunch, RecordedStage};
+use crate::bench::peak::Peaks;
+use crate::device::{Device, TransferRate, TransferRates};
+use crate::hardware::Preset;
+use crate::info::{DeviceInfo, DeviceKind};
+use crate::models::{ModelFiles, UNet};
+use crate::nn::TensorSource;
+use crate::ops::Weights;
+use crate::{DType, Error, Result};
+
+/// How long a request takes, predicted. Programs are taken to be compiled already, and transfers not
+/// to overlap with launches. Prints as lines of a table.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PlanTimes {
+    /// What is done in turn, in the order in which it begins.
+    pub stages: Vec<StageTimes>,
+    /// Reading the weights and bringing them into the form in which kernels read them.
+    pub load_seconds: f64,
+    /// A call of the UNet, on average.
+    pub call_seconds: f64,
+    /// All but loading.
+    pub drawing_seconds: f64,
+    /// All of it.
+    pub total_seconds: f64,
+    /// Where the times of launches come from.
+    pub basis: TimesBasis,
+}
+
+/// How long a stage takes, all of its turns together.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StageTimes {
+    /// As in a profile.
+    pub stage: &'static str,
+    /// Launches, and copies on the device.
+    pub launch_seconds: f64,
+    /// Writes and reads of activations, also of what is parked on the host, and fresh memory.
+    pub transfer_seconds: f64,
+    /// Copies of weights that are on the host.
+    pub weight_seconds: f64,
+}
+
+impl StageTimes {
+    /// The sum.
+    pub fn seconds(&self) -> f64 {
+        self.launch_seconds + self.transfer_seconds + self.weight_seconds
+    }
+}
+
+/// Where the times of launches come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TimesBasis {
+    /// Launches that take a time of their own.
+    pub different_launches: usize,
+    /// Those of them that were never measured on the device.
+    pub estimated_launches: usize,
+    /// What their times were estimated from.
+    pub estimated_from: &'static str,
+}
+
+/// What was recorded for the time that it takes, and of what.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Recording {
+    pub launches: Vec<RecordedLaunch>,
+    pub stages: Vec<RecordedStage>,
+    pub options: LoadOptions,
+    pub request: Request,
+}
+
+impl Plan {
+    /// Predicts how long the plan takes on `device`, on which it was made, and keeps that in
+    /// [`Plan::times`], and what each thing that is done for want of memory saves and costs in
+    /// [`Plan::ladder`]. Launches that were never made there are made now, a few times each: seconds
+    /// for a model that is new. `observer` is told of it.
+    ///
+    /// What the device has no room to measure is estimated.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cancelled`] if `observer` asks for it; those of reading the
+    /// files; [`Error::Build`], [`Error::Device`].
+    pub fn time(
+        &mut self,
+        device: &Device,
+        files: &ModelFiles,
+        observer: &mut Observer,
+    ) -> Result<&PlanTimes> {
+        let mut steps = Steps::plan(device, files, self.dtype.parse()?, self)?;
+        let all = std::iter::once(&mut *self).chain(steps.plans());
+        let mut launches: Vec<RecordedLaunch> = Vec::new();
+        all.for_each(|plan| launches.extend_from_slice(&plan.recording.launches));
+        device.measure_seconds(&launches, |done, total| {
+            tell(observer, &Progress::Timing { done, total })
+        })?;
+        know_rates(device)?;
+        let loading = seconds_per_byte(device, files, self.dtype.parse()?)?;
+        for plan in std::iter::once(&mut *self).chain(steps.plans()) {
+            plan.times = Some(times(plan, device, loading, &[]));
+        }
+        self.ladder = steps.taken();
+        Ok(self.times.as_ref().expect("it was predicted just now"))
+    }
+
+    /// As [`Plan::time`], at once: nothing is measured, and what was never measured is estimated from
+    /// its work. [`Plan::ladder`] stays as it is.
+    pub fn estimate(&mut self, device: &Device) -> &PlanTimes {
+        self.estimate_like(device, 1.0 / USUAL_LOAD_B_S, &[])
+    }
+
+    /// As [`Plan::estimate`], given what loading a byte takes and launches that are like these.
+    pub(super) fn estimate_like(
+        &mut self,
+        device: &Device,
+        loading: f64,
+        like: &[RecordedLaunch],
+    ) -> &PlanTimes {
+        let times = times(self, device, loading, like);
+        self.times.insert(times)
+    }
+}
+
+/// Has transfers measured, if there is room.
+pub(super) fn know_rates(device: &Device) -> Result<()> {
+    match device.transfer_rates() {
+        Ok(_) | Err(Error::OutOfMemory { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// What transfers take where nobody has measured it.
+const USUAL_RATES: TransferRates = TransferRates {
+    write: USUAL_RATE,
+    read: USUAL_RATE,
+    copy: TransferRate { latency_seconds: 1e-5, gb_s: 20.0 },
+    allocate: TransferRate { latency_seconds: 1e-5, gb_s: 5.0 },
+};
+const USUAL_RATE: TransferRate = TransferRate { latency_seconds: 2e-5, gb_s: 6.0 };
+/// How many bytes of weights are read and packed in a second, where nobody has measured it.
+const USUAL_LOAD_B_S: f64 = 1e9;
+
+/// What is known of a plan's times, and estimates of the rest: like `like` as far as that is known,
+/// and where loading a byte takes `loading` seconds.
+fn times(plan: &Plan, device: &Device, loading: f64, like: &[RecordedLaunch]) -> PlanTimes {
+    let Recording { launches, stages, .. } = &plan.recording;
+    let known = device.known_seconds(launches);
+    let mut speed = Speed::of(device);
+    speed.learn(launches, &known);
+    speed.learn(like, &device.known_seconds(like));
+    let seconds: Vec<f64> = launches
+        .iter()
+        .zip(&known)
+        .map(|(launch, known)| known.unwrap_or_else(|| speed.seconds(launch)))
+        .collect();
+    let rates = device.known_rates().unwrap_or(USUAL_RATES);
+    let stages: Vec<StageTimes> = stages
+        .iter()
+        .filter(|stage| stage.name != LOADING)
+        .map(|stage| stage_times(stage, &seconds, rates))
+        .filter(|stage| stage.seconds() > 0.0)
+        .collect();
+    let drawing_seconds: f64 = stages.iter().map(StageTimes::seconds).sum();
+    let load_seconds = loading * (plan.weight_bytes + plan.host_bytes) as f64;
+    let unet = stages.iter().find(|stage| stage.stage == "unet");
+    PlanTimes {
+        load_seconds,
+        call_seconds: unet.map_or(0.0, |unet| unet.seconds() / plan.calls.max(1) as f64),
+        drawing_seconds,
+        total_seconds: drawing_seconds + load_seconds,
+        basis: TimesBasis {
+            different_launches: launches.len(),
+            estimated_launches: known.iter().filter(|seconds| seconds.is_none()).count(),
+            estimated_from: speed.from(),
+        },
+        stages,
+    }
+}
+
+/// The stage in which weights are loaded.
+const LOADING: &str = "load";
+
+fn stage_times(stage: &RecordedStage, seconds: &[f64], rates: TransferRates) -> StageTimes {
+    let launched = stage.launches.iter().map(|(&index, &count)| count as f64 * seconds[index]);
+    let RecordedStage { writes, reads, copies, allocations, .. } = stage;
+    StageTimes {
+        stage: if stage.name.is_empty() { "other" } else { stage.name },
+        launch_seconds: launched.sum::<f64>() + rates.copy.seconds(copies.count, copies.bytes),
+        transfer_seconds: rates.write.seconds(writes.count, writes.bytes)
+            + rates.read.seconds(reads.count, reads.bytes)
+            + rates.allocate.seconds(allocations.count, allocations.bytes),
+        // Of weights the bytes matter.
+        weight_seconds: rates.write.seconds(0, stage.weight_bytes),
+    }
+}
+
+/// What a device does in a second, for launches that were never made there.
+struct Speed {
+    flop_s: f64,
+    byte_s: f64,
+    from: &'static str,
+    /// Measured seconds, and those that would have been estimated, by kernel and element type.
+    learnt: HashMap<(&'static str, DType), [f64; 2]>,
+}
+
+impl Speed {
+    /// Of what a device can do at most, what kernels reach.
+    const SHARE: f64 = 0.6;
+    /// A launch takes so long at least.
+    const LEAST_SECONDS: f64 = 1e-5;
+
+    fn of(device: &Device) -> Self {
+        let info = device.info();
+        let peaks = device.cache_dir().and_then(|folder| Peaks::load(folder, info).ok().flatten());
+        let (flop_s, byte_s, from) = match (peaks, Preset::find(info)) {
+            (Some(peaks), _) => {
+                let (flop_s, byte_s) = (peaks.f32.value * 1e9, peaks.memory_gb_s() * 1e9);
+                (flop_s, byte_s, "the peaks that clbench has measured")
+            }
+            (None, Some(preset)) => {
+                let memory_gb_s = preset.memory_gb_s.unwrap_or(usual_memory_gb_s(info));
+                (preset.f32_gflop_s * 1e9, memory_gb_s * 1e9, "the device's data sheet")
+            }
+            (None, None) => {
+                let from = "what devices with so many units usually do";
+                (usual_flop_s(info), usual_memory_gb_s(info) * 1e9, from)
+            }
+        };
+        Self { flop_s, byte_s, from, learnt: HashMap::new() }
+    }
+
+    /// Takes note of how long launches take for their work.
+    fn learn(&mut self, launches: &[RecordedLaunch], known: &[Option<f64>]) {
+        for (launch, seconds) in launches.iter().zip(known) {
+            let Some(seconds) = seconds else { continue };
+            let sums = [*seconds, self.by_work(launch)];
+            let RecordedLaunch { program, .. } = launch;
+            let learnt = self.learnt.entry((program.kernel, program.dtype)).or_default();
+            *learnt = [learnt[0] + sums[0], learnt[1] + sums[1]];
+        }
+    }
+
+    fn from(&self) -> &'static str {
+        if self.learnt.is_empty() { self.from } else { "launches of the same kernels" }
+    }
+
+    fn seconds(&self, launch: &RecordedLaunch) -> f64 {
+        let kernel = (launch.program.kernel, launch.program.dtype);
+        let ratio = self.learnt.get(&kernel).map_or(1.0, |[measured, work]| measured / work);
+        ratio * self.by_work(launch)
+    }
+
+    /// What binds, arithmetic or memory.
+    fn by_work(&self, launch: &RecordedLaunch) -> f64 {
+        let flop = launch.flop as f64 / (Self::SHARE * self.flop_s);
+        let bytes = launch.bytes as f64 / (Self::SHARE * self.byte_s);
+        flop.max(bytes).max(Self::LEAST_SECONDS)
+    }
+}
+
+/// A GPU's units have 64 lanes and run at 1 GHz, a CPU's have two vectors and run at 2.5.
+fn usual_flop_s(info: &DeviceInfo) -> f64 {
+    let (lanes, hz) = match info.kind {
+        DeviceKind::Gpu => (64, 1.0e9),
+        DeviceKind::Cpu => (2 * info.vector_width, 2.5e9),
+    };
+    2.0 * f64::from(info.compute_units * lanes) * hz
+}
+
+fn usual_memory_gb_s(info: &DeviceInfo) -> f64 {
+    match info.kind {
+        DeviceKind::Gpu => 100.0,
+        DeviceKind::Cpu => 15.0,
+    }
+}
+
+/// A checkpoint that notes what a model asks for.
+struct Noted<'a> {
+    source: &'a dyn TensorSource,
+    tensors: RefCell<Vec<(String, Vec<usize>)>>,
+}
+
+impl TensorSource for Noted<'_> {
+    fn check(&self, name: &str, shape: &[usize]) -> Result<()> {
+        self.source.check(name, shape)?;
+        self.tensors.borrow_mut().push((name.to_owned(), shape.to_vec()));
+        Ok(())
+    }
+
+    fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        self.source.read(name, shape)
+    }
+}
+
+/// What loading a byte of weights takes: that of some of the UNet's, which are most of a model.
+pub(super) fn seconds_per_byte(device: &Device, files: &ModelFiles, dtype: DType) -> Result<f64> {
+    /// After so long it is known well enough.
+    const LIMIT: Duration = Duration::from_millis(400);
+    /// How many are loaded at most, from all over the model.
+    const SAMPLES: usize = 64;
+    let part = &files.unet;
+    let noted = Noted { source: &part.weights, tensors: RefCell::default() };
+    UNet::load(&device.dry_run_within(u64::MAX / 2), dtype, &part.config, &noted)?;
+    let mut tensors = noted.tensors.into_inner();
+    tensors.retain(|(_, shape)| matches!(shape.len(), 2 | 4));
+    let bench = device.beside()?;
+    let step = tensors.len().div_ceil(SAMPLES).max(1);
+    let (begin, mut bytes) = (Instant::now(), 0);
+    for (name, shape) in tensors.iter().step_by(step) {
+        let sizes = std::array::from_fn(|axis| *shape.get(axis).unwrap_or(&1));
+        let loaded = Weights::conv2d(&bench, dtype, sizes, || part.weights.read(name, shape));
+        match loaded {
+            Ok(weights) => bytes += weights.outputs() * weights.inputs() * dtype.size(),
+            // What the budget has no room for is loaded in another way, as quickly.
+            Err(Error::OutOfMemory { .. }) => continue,
+            Err(error) => return Err(error),
+        }
+        if begin.elapsed() > LIMIT {
+            break;
+        }
+    }
+    match bytes {
+        0 => Ok(1.0 / USUAL_LOAD_B_S),
+        bytes => Ok(begin.elapsed().as_secs_f64() / bytes as f64),
+    }
+}
+
+impl fmt::Display for PlanTimes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stages = self.stages.iter();
+        let parts: Vec<String> = std::iter::once(("loading", self.load_seconds))
+            .chain(stages.map(|stage| (stage.stage, stage.seconds())))
+            .filter(|(_, seconds)| *seconds >= 5e-4)
+            .map(|(name, seconds)| format!("{name} {seconds:.3}"))
+            .collect();
+        writeln!(f, "predicted time    {:.2} s: {}", self.total_seconds, parts.join(", "))?;
+        writeln!(f, "unet call         {:.3} s", self.call_seconds)?;
+        let sum = |of: fn(&StageTimes) -> f64| self.stages.iter().map(of).sum::<f64>();
+        let (transfers, weights) = (sum(|s| s.transfer_seconds), sum(|s| s.weight_seconds));
+        writeln!(f, "transfers         {transfers:.3} s, and {weights:.3} s of weights")?;
+        let TimesBasis { different_launches, estimated_launches, estimated_from } = &self.basis;
+        let measured = different_launches - estimated_launches;
+        write!(f, "kernel times      {measured} measured")?;
+        if *estimated_launches > 0 {
+            write!(f, ", {estimated_launches} estimated from {estimated_from}")?;
+        }
+        writeln!(f)
+    }
+}
