@@ -211,7 +211,7 @@ impl fmt::Display for Recommendation {
         writeln!(f, "{}, {width}x{height}, within {budget_gb:.3} GB", self.device)?;
         writeln!(
             f,
-            "   {:5} {:24} {:22} {:>9} {:>9} {:>11} {:>12} {:>13} {:>9}",
+            "   {:5} {:24} {:14} {:>9} {:>9} {:>11} {:>12} {:>13} {:>9}",
             "dtype",
             "weights on the host",
             "UNet",
@@ -227,13 +227,13 @@ impl fmt::Display for Recommendation {
             let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
             let unet = match choice.rungs.last() {
                 Some(Rung::GuidanceInTurn) => "halves in turn",
-                Some(Rung::ParkSkips) => "in turn, skips parked",
+                Some(Rung::ParkSkips) => "skips parked",
                 Some(Rung::Again) | None => "at once",
             };
             let tile = choice.vae_tile.map_or("whole".to_owned(), |tile| tile.to_string());
             writeln!(
                 f,
-                "{:2} {:5} {names:24} {unet:22} {tile:>9} {:>9} {:>8.3} GB {:>12.2} {:>13.2} {:>9.2}",
+                "{:2} {:5} {names:24} {unet:14} {tile:>9} {:>9} {:>8.3} GB {:>12.2} {:>13.2} {:>9.2}",
                 if index == self.recommended { "->" } else { "" },
                 choice.dtype,
                 choice.count,
