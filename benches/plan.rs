@@ -146,7 +146,7 @@ fn drawn<'a>(number: u64, options: &'a Options, files: &'a ModelFiles) -> Row<'a
         steps: 1 + below(options.steps),
         guidance_scale: [1.0, 7.5][below(2)],
         vae_tiling: [VaeTiling::Auto, VaeTiling::Exact, VaeTiling::Off][below(3)],
-        vae_tile: [64, 96, 128][below(3)],
+        vae_tile: Some([64, 96, 128][below(3)]),
         ..prompt()
     };
     let device = &options.device[below(options.device.len())];

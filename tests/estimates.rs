@@ -237,7 +237,7 @@ fn drawn_configurations_hold_what_was_predicted_and_never_more_than_the_budget()
             steps: 1 + below(2),
             guidance_scale: [1.0, 7.5][below(2)],
             vae_tiling: [VaeTiling::Auto, VaeTiling::Exact, VaeTiling::Off][below(3)],
-            vae_tile: [64, 96][below(2)],
+            vae_tile: Some([64, 96][below(2)]),
             seed: number,
             ..small()
         };

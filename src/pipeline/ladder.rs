@@ -59,7 +59,7 @@ impl Steps {
         if let (VaeTiling::Auto, Some(tile)) = (request.vae_tiling, taken.vae_tile) {
             add(format!("the VAE in tiles of {tile} pixels"), &mut |steps| {
                 steps.request.vae_tiling = VaeTiling::Exact;
-                steps.request.vae_tile = tile;
+                steps.request.vae_tile = Some(tile);
             })?;
         }
         Ok(steps)
