@@ -157,29 +157,20 @@ impl Case<'_> {
         request: &Request,
         single: Plan,
     ) -> Result<Plan> {
-        // A step has the peak of all of them.
-        let short = Request { steps: 1, ..request.clone() };
-        let fits = |count| match self.plan(options, &short, count) {
-            Ok(_) => Ok(true),
-            Err(Error::OutOfMemory { .. }) => Ok(false),
-            Err(error) => Err(error),
-        };
-        let (mut enough, mut too_many) = (1, MOST_PICTURES + 1);
+        let (mut most, mut enough, mut too_many) = (single, 1, MOST_PICTURES + 1);
         while too_many - enough > 1 {
             // Few are likelier than many.
             let between = match too_many > MOST_PICTURES {
                 true => (2 * enough).min(MOST_PICTURES),
                 false => enough.midpoint(too_many),
             };
-            match fits(between)? {
-                true => enough = between,
-                false => too_many = between,
+            match self.plan(options, request, between) {
+                Ok(plan) => (most, enough) = (plan, between),
+                Err(Error::OutOfMemory { .. }) => too_many = between,
+                Err(error) => return Err(error),
             }
         }
-        match enough {
-            1 => Ok(single),
-            count => self.plan(options, request, count),
-        }
+        Ok(most)
     }
 }
 
