@@ -53,7 +53,9 @@ impl Steps {
             let rung = format!("weights of the {component} on the host");
             add(rung, &mut |steps| steps.options.offload.extend([component]))?;
         }
-        for &rung in taken.rungs.iter().filter(|rung| **rung != Rung::Again) {
+        // Tiles, smaller ones as well, come below.
+        let unet = [Rung::GuidanceInTurn, Rung::ParkSkips];
+        for rung in unet.into_iter().filter(|rung| taken.rungs.contains(rung)) {
             add(rung.to_string(), &mut |steps| rung.take(&mut steps.ways))?;
         }
         if let (VaeTiling::Auto, Some(tile)) = (request.vae_tiling, taken.vae_tile) {

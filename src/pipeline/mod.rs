@@ -39,8 +39,8 @@ pub use request::{InitImage, Request};
 use rungs::{Ladder, Ways};
 pub use rungs::{Part, Rung};
 pub use tiling::VaeTiling;
-pub use time::{PlanTimes, StageTimes, TimesBasis};
 use tiling::{Half, Tiles, TilesOfHalf};
+pub use time::{PlanTimes, StageTimes, TimesBasis};
 
 use crate::device::Device;
 use crate::models::{

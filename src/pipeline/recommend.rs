@@ -216,10 +216,10 @@ impl fmt::Display for Recommendation {
         for (index, choice) in self.choices.iter().enumerate() {
             let names: Vec<&str> = choice.offload.iter().map(|part| part.name()).collect();
             let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-            let unet = match choice.rungs.last() {
-                Some(Rung::GuidanceInTurn) => "halves in turn",
-                Some(Rung::ParkSkips) => "skips parked",
-                Some(Rung::Again) | None => "at once",
+            let unet = match &choice.rungs {
+                rungs if rungs.contains(&Rung::ParkSkips) => "skips parked",
+                rungs if rungs.contains(&Rung::GuidanceInTurn) => "halves in turn",
+                _ => "at once",
             };
             let tile = choice.vae_tile.map_or("whole".to_owned(), |tile| tile.to_string());
             writeln!(
