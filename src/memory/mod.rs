@@ -42,6 +42,9 @@ struct State {
     pool: Pool,
     labels: Vec<&'static str>,
     stats: MemoryStats,
+    /// The most that was in use since the pool was trimmed: what happened before must not change what
+    /// a run holds, or a dry run could not know it.
+    most_live_bytes: u64,
     /// The allocations around guarded blocks.
     guarded: Vec<Weak<Buffer>>,
     stream: Stream,
@@ -73,8 +76,8 @@ pub enum Lifetime {
 
 /// What may be held where so much was in use at most: a 32nd more, so that with what blocks are larger
 /// than asked for it stays below a twentieth.
-fn with_slack(peak_live_bytes: u64) -> u64 {
-    peak_live_bytes.saturating_add(peak_live_bytes / 32)
+fn with_slack(most_live_bytes: u64) -> u64 {
+    most_live_bytes.saturating_add(most_live_bytes / 32)
 }
 
 impl State {
@@ -84,7 +87,7 @@ impl State {
     fn waste_allowed(&self, bytes: u64) -> u64 {
         let in_blocks = self.stats.held_bytes - self.pool.bytes();
         let wasted = in_blocks.saturating_sub(self.stats.live_bytes);
-        (self.stats.peak_live_bytes / 80).saturating_sub(wasted).min(bytes).max(bytes / 64)
+        (self.most_live_bytes / 80).saturating_sub(wasted).min(bytes).max(bytes / 64)
     }
 }
 
@@ -96,6 +99,7 @@ impl MemoryManager {
             pool: Pool::default(),
             labels: Vec::new(),
             stats,
+            most_live_bytes: 0,
             guarded: Vec::new(),
             stream: Stream::default(),
         });
@@ -135,6 +139,7 @@ impl MemoryManager {
         };
         let label = state.labels.last().copied().unwrap_or("other");
         state.stats.lived(label, bytes);
+        state.most_live_bytes = state.most_live_bytes.max(state.stats.live_bytes);
         drop(state);
         let manager = Arc::clone(self);
         let block = Block { buffer: Some(buffer), bytes, lifetime, label, manager };
@@ -160,7 +165,7 @@ impl MemoryManager {
             });
         }
         let grown = state.stats.held_bytes.saturating_add(bytes);
-        let most = with_slack(state.stats.peak_live_bytes.max(state.stats.live_bytes + bytes));
+        let most = with_slack(state.most_live_bytes.max(state.stats.live_bytes + bytes));
         let released = state.pool.release(grown.saturating_sub(most));
         state.stats.released(released);
         let fits =
@@ -216,11 +221,13 @@ impl MemoryManager {
             .try_for_each(|whole| guard::check(self.backend.as_ref(), whole, kernel, arguments))
     }
 
-    /// Gives the pool's unused blocks back to the device. What was copied ahead of its use stays.
+    /// Gives the pool's unused blocks back to the device. What was copied ahead of its use stays. From
+    /// here on the manager does as a new one would that holds the same.
     pub fn trim(&self) {
         let mut state = self.state();
         state.stream.try_again();
         release_unused(&mut state);
+        state.most_live_bytes = state.stats.live_bytes;
     }
 
     /// What is held and live now, and what was at most.

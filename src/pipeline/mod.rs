@@ -248,6 +248,8 @@ impl Pipeline {
         let mut generator = Generator::new(request.seed);
         let shape = [request.count, height / factor, width / factor, self.vae.latent_channels];
 
+        // As on a dry run, whatever was drawn before.
+        self.device.memory().trim();
         let mut ladder = Ladder::new(&self.device, request.is_guided(), ways);
         let mut latents = match &request.init_image {
             None => {
