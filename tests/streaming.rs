@@ -133,7 +133,7 @@ fn any_budget_draws_the_same_picture_within_it_or_is_too_small() {
         let expected = draw(device, &pipeline, &files, DType::F16, &options).unwrap();
         let most = device.memory_stats().peak_held_bytes;
         let (mut drawn, mut refused) = (0, 0);
-        for percent in (60..140).step_by(5) {
+        for percent in (20..140).step_by(5) {
             let budget_bytes = Some(most / 100 * percent);
             let within = DeviceOptions { budget_bytes, ..Default::default() };
             let device = &devices(&within)[index];

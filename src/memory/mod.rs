@@ -1,11 +1,11 @@
 //! Every byte on a device comes from its [`MemoryManager`].
 //!
 //! A pool under a budget, which what others hold on the device counts against once it is
-//! registered. Blocks return to the pool when dropped and are reused by the next
-//! request of about their size, and are given back to the device before more than a twentieth over
-//! the most that was ever in use is held; the device's queue runs in order, so a block may be reused by the
-//! launch after the one that read it last. What is held is a function of the requests alone:
-//! a dry run that makes the same requests has the same peak, to the byte.
+//! registered. Blocks return to the pool when dropped, are reused by the next request of about their
+//! size, and are given back to the device as far as the budget asks for it: a budget of a twentieth
+//! more than is ever in use will do. The device's queue runs in order, so a block may be reused by
+//! the launch after the one that read it last. What is held is a function of the requests alone: a
+//! dry run that makes the same requests has the same peak, to the byte.
 
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
@@ -72,12 +72,6 @@ pub enum Lifetime {
     Transient,
     /// For as long as a model is loaded: of exactly the size asked for, released when dropped.
     Resident,
-}
-
-/// What may be held where so much was in use at most: a 32nd more, so that with what blocks are larger
-/// than asked for it stays below a twentieth.
-fn with_slack(most_live_bytes: u64) -> u64 {
-    most_live_bytes.saturating_add(most_live_bytes / 32)
 }
 
 impl State {
@@ -164,21 +158,18 @@ impl MemoryManager {
                 max_allocation_bytes: self.limits.max_allocation_bytes,
             });
         }
-        let grown = state.stats.held_bytes.saturating_add(bytes);
-        let most = with_slack(state.most_live_bytes.max(state.stats.live_bytes + bytes));
-        let released = state.pool.release(grown.saturating_sub(most));
+        let over = |stats: &MemoryStats| {
+            stats.counted_bytes().saturating_add(bytes).saturating_sub(stats.budget_bytes)
+        };
+        // No more than is needed: fresh memory is slow.
+        let released = state.pool.release(over(&state.stats));
         state.stats.released(released);
-        let fits =
-            |stats: &MemoryStats| stats.counted_bytes().saturating_add(bytes) <= stats.budget_bytes;
-        if !fits(&state.stats) {
+        if over(&state.stats) > 0 {
             // What is copied ahead is not needed yet.
             self.drop_ahead(state);
-            if !fits(&state.stats) {
-                release_unused(state);
-            }
-            if !fits(&state.stats) {
-                return Err(out_of_memory(&state.stats));
-            }
+        }
+        if over(&state.stats) > 0 {
+            return Err(out_of_memory(&state.stats));
         }
         let allocate = |state: &mut State| match self.limits.guards {
             true => guard::allocate(self.backend.as_ref(), bytes, &mut state.guarded),

@@ -77,18 +77,15 @@ fn a_block_of_twice_the_size_is_reused_where_that_wastes_little_of_all() {
 }
 
 #[test]
-fn what_nobody_uses_goes_before_a_twentieth_more_is_held_than_was_ever_used() {
-    let manager = manager(1 << 20, 1 << 20);
+fn of_what_nobody_uses_no_more_is_given_back_than_the_budget_asks_for() {
+    let manager = manager(16 << 10, 16 << 10);
     let transient = |bytes| manager.allocate(bytes, Lifetime::Transient).unwrap();
-    drop((transient(1024), transient(16384)));
-    assert_eq!(manager.stats().held_bytes, 1024 + 16384);
-    // Of both unused blocks the larger one is enough.
-    let _block = transient(4096);
-    assert_eq!(manager.stats().held_bytes, 1024 + 4096);
-    // There is room for another.
-    let _another = transient(2048);
-    assert_eq!(manager.stats().held_bytes, 1024 + 4096 + 2048);
-    assert_eq!(manager.stats().peak_held_bytes, 1024 + 16384);
+    drop([transient(1024), transient(4096), transient(8192)]);
+    assert_eq!(manager.stats().held_bytes, 1024 + 4096 + 8192);
+    // The block of 4096 is the least that is enough.
+    let _block = transient(5120);
+    assert_eq!(manager.stats().held_bytes, 1024 + 8192 + 5120);
+    assert_eq!(manager.stats().largest_free_bytes, 8192);
 }
 
 #[test]
