@@ -57,7 +57,7 @@ impl Linear {
     ///
     /// # Errors
     ///
-    /// Those of [`ops::gemm()`].
+    /// Those of [`crate::ops::gemm()`].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.run(x, None, Activation::None, None)
     }
@@ -66,7 +66,7 @@ impl Linear {
     ///
     /// # Errors
     ///
-    /// Those of [`ops::gemm()`].
+    /// Those of [`crate::ops::gemm()`].
     pub fn activated(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
         self.run(x, None, activation, None)
     }
@@ -75,7 +75,7 @@ impl Linear {
     ///
     /// # Errors
     ///
-    /// Those of [`ops::gemm()`].
+    /// Those of [`crate::ops::gemm()`].
     pub fn added_to(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         self.run(x, None, Activation::None, Some(residual))
     }
@@ -84,7 +84,7 @@ impl Linear {
     ///
     /// # Errors
     ///
-    /// Those of [`ops::gemm()`].
+    /// Those of [`crate::ops::gemm()`].
     pub fn of_both(&self, x: &Tensor, x2: Option<&Tensor>) -> Result<Tensor> {
         self.run(x, x2, Activation::None, None)
     }
