@@ -56,10 +56,4 @@ impl Pool {
         }
         released
     }
-
-    /// Drops every unused block and tells how many bytes they held.
-    pub fn clear(&mut self) -> u64 {
-        let free = std::mem::take(&mut self.free);
-        free.into_values().flatten().map(|buffer| buffer.bytes()).sum()
-    }
 }

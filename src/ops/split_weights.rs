@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use super::weights::Extent;
+use super::weights::{Extent, counted};
 use super::{Conv2d, Epilogue, PANEL, Weights, conv2d, gemm};
 use crate::device::Device;
 use crate::tensor::Tensor;
-use crate::{DType, Error, Result};
+use crate::{DType, Result};
 
 /// A linear layer's or convolution's weight in as few blocks as the device's largest allocation
 /// allows: one, or pieces of its outputs, each of whole panels.
@@ -24,7 +24,7 @@ impl SplitWeights {
     ///
     /// # Errors
     ///
-    /// As [`Weights::linear`]; [`Error::Allocation`] if not even one panel fits one allocation.
+    /// As [`Weights::linear`]; [`Error::Allocation`](crate::Error::Allocation) if not even one panel fits one allocation.
     pub fn linear(
         device: &Device,
         dtype: DType,
@@ -54,12 +54,10 @@ impl SplitWeights {
             let whole = Weights::conv2d(device, dtype, [outputs, channels, height, width], read)?;
             return Ok(Self { pieces: vec![whole] });
         }
-        let values = if device.executes() { read()? } else { Vec::new() };
-        if device.executes() && values.len() != outputs * inputs {
-            let (expected, got) = (outputs * inputs, values.len());
-            let detail = format!("expected {expected} values, got {got}");
-            return Err(Error::shape("weights", detail));
-        }
+        let values = match device.executes() {
+            true => counted(read()?, outputs * inputs)?,
+            false => Vec::new(),
+        };
         let piece = |start: usize, end: usize| {
             let shape = [end - start, channels, height, width];
             let read = || Ok(values[start * inputs..end * inputs].to_vec());

@@ -97,14 +97,7 @@ impl Weights {
         let inputs = taps * channels;
         let bytes = outputs.next_multiple_of(PANEL) * inputs * dtype.size();
         let produce = || {
-            let values = read()?;
-            if values.len() != outputs * inputs {
-                let (expected, got) = (outputs * inputs, values.len());
-                return Err(Error::shape(
-                    "weights",
-                    format!("expected {expected} values, got {got}"),
-                ));
-            }
+            let values = counted(read()?, outputs * inputs)?;
             pack(&values, dtype, outputs, channels, taps)
         };
         let place = match device.offloads(bytes as u64) {
@@ -147,6 +140,14 @@ impl Weights {
             Place::Resident(block) => Ok(OnDevice::Resident(block)),
             Place::Offloaded(device, held) => Ok(OnDevice::Copied(device.bring(held)?)),
         }
+    }
+}
+
+/// Values that are as many as expected.
+pub(super) fn counted(values: Vec<f32>, expected: usize) -> Result<Vec<f32>> {
+    match values.len() {
+        got if got == expected => Ok(values),
+        got => Err(Error::shape("weights", format!("expected {expected} values, got {got}"))),
     }
 }
 

@@ -131,11 +131,12 @@ impl Pipeline {
         }
         let smaller =
             |from: usize| bands[from..].iter().map(|(_, tiling)| *tiling).collect::<Vec<_>>();
-        if self.fits(half, size, None)? {
+        let room_bytes = self.room_bytes(half)?;
+        if self.fits(half, size, None, room_bytes)? {
             return Ok(TilesOfHalf { tiles: None, smaller: smaller(0) });
         }
         for (place, &(tile, tiling)) in bands.iter().enumerate() {
-            if self.fits(half, size, Some(tiling))? {
+            if self.fits(half, size, Some(tiling), room_bytes)? {
                 let tiles = Some(exact((tile, tiling)));
                 return Ok(TilesOfHalf { tiles, smaller: smaller(place + 1) });
             }
@@ -150,18 +151,27 @@ impl Pipeline {
         Blend::new(tile, self.vae.downscale())
     }
 
-    /// Whether there is room for it beside what the device holds, by a dry run.
-    fn fits(&self, half: Half, size: [usize; 2], tiling: Option<Tiling>) -> Result<bool> {
-        // This half's own weights, if they are on the device, are part of the dry run and of what is
-        // held.
+    /// What the budget leaves for a half of the VAE, its weights included, beside what else the
+    /// device holds.
+    fn room_bytes(&self, half: Half) -> Result<u64> {
+        // Its own weights, if they are on the device, are part of what is held.
         let weights = self.device.dry_run_within(u64::MAX / 2);
         let loaded = self.load_dry(half, &weights)?;
         let weight_bytes = weights.memory_stats().held_bytes;
         drop(loaded);
         let MemoryStats { budget_bytes, held_bytes, .. } = self.device.memory_stats();
-        let others = held_bytes.saturating_sub(weight_bytes);
-        let dry = self.device.dry_run_within(budget_bytes.saturating_sub(others));
-        match self.run_dry(half, &dry, size, tiling) {
+        Ok(budget_bytes.saturating_sub(held_bytes.saturating_sub(weight_bytes)))
+    }
+
+    /// Whether there is room for it, by a dry run.
+    fn fits(
+        &self,
+        half: Half,
+        size: [usize; 2],
+        tiling: Option<Tiling>,
+        room_bytes: u64,
+    ) -> Result<bool> {
+        match self.run_dry(half, &self.device.dry_run_within(room_bytes), size, tiling) {
             Ok(()) => Ok(true),
             Err(Error::OutOfMemory { .. } | Error::Allocation { .. }) => Ok(false),
             Err(error) => Err(error),

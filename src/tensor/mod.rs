@@ -277,16 +277,13 @@ impl Tensor {
     ///
     /// [`Error::Argument`] if the host has no room; [`Error::Device`].
     pub(crate) fn parked(&self) -> Result<Self> {
-        let park = |(band, place): (Band, &Place)| {
+        let park = |band: Band| {
             let bytes = (self.elements(&band) * self.dtype.size()) as u64;
             let home = self.device.memory().parked_block(bytes);
-            match place {
-                Place::Device(block) => self.device.park(block.buffer(), &home)?,
-                Place::Parked(_) => self.device.park(&*self.band(&band)?, &home)?,
-            }
+            self.device.park(&*self.band(&band)?, &home)?;
             Ok(Place::Parked(home))
         };
-        let places = self.bands().into_iter().zip(self.places.iter()).map(park);
+        let places = self.bands().into_iter().map(park);
         Ok(Self { places: Arc::new(places.collect::<Result<_>>()?), ..self.clone() })
     }
 
