@@ -36,7 +36,7 @@
 //! | 3 | [`tensor`], [`device`] | arrays; a backend with its memory, programs and profile |
 //! | 2 | [`memory`], [`kernel`], [`isa`], [`tune`], [`profile`], [`hardware`] | mechanisms that know no tensors |
 //! | 1 | [`backend`] | the machine: OpenCL, the CPU, the dry run |
-//! | 0 | [`error`], [`dtype`], [`info`], [`knob`], [`io`] | vocabulary; files in, files out |
+//! | 0 | [`error`], [`dtype`], [`format`](mod@format), [`info`], [`knob`], [`io`] | vocabulary; files in, files out |
 //!
 //! A convolution passes through four functions of ours: [`ops::conv2d()`] checks shapes and plans,
 //! `Device::run` finds the program and notes the launch, [`backend::Backend::launch`] queues it.
@@ -99,6 +99,7 @@ pub mod bench;
 pub mod device;
 pub mod dtype;
 pub mod error;
+pub mod format;
 pub mod hardware;
 pub mod info;
 pub mod io;
@@ -117,4 +118,5 @@ pub mod tune;
 pub use device::{Device, DeviceOptions, Stage};
 pub use dtype::DType;
 pub use error::{Error, Result};
+pub use format::Format;
 pub use tensor::Tensor;

@@ -11,7 +11,7 @@ use ellesmere::kernel::KERNELS;
 
 /// Modules by floor; what `lib.rs` re-exports counts as its module.
 const FLOORS: [&[&str]; 7] = [
-    &["error", "dtype", "shape", "info", "knob", "io", "Error", "Result", "DType"],
+    &["error", "dtype", "format", "info", "knob", "io", "Error", "Result", "DType", "Format"],
     &["backend"],
     &["memory", "kernel", "isa", "tune", "profile", "hardware"],
     &["tensor", "device", "Tensor", "Device", "DeviceOptions", "Stage"],

@@ -1,0 +1,111 @@
+//! Weights of few bits: blocks with scales, as ggml has them.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::{Error, Result};
+
+/// How a row of weights is stored in blocks, bit for bit as in ggml's `ggml-common.h`.
+///
+/// A block covers so many values that follow each other along K. What a device holds is the same
+/// numbers in another order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Format {
+    /// Bytes, times a scale: 32 values in 34 bytes.
+    Q8_0,
+    /// 4 bits less 8, times a scale: 32 values in 18 bytes.
+    Q4_0,
+    /// 4 bits, times a scale, plus a least value: 32 values in 20 bytes.
+    Q4_1,
+    /// 5 bits less 16, times a scale: 32 values in 22 bytes.
+    Q5_0,
+    /// 5 bits, times a scale, plus a least value: 32 values in 24 bytes.
+    Q5_1,
+    /// 4 bits with scales and least values of 6 bits each 32: 256 values in 144 bytes.
+    Q4K,
+    /// 5 bits with scales and least values of 6 bits each 32: 256 values in 176 bytes.
+    Q5K,
+    /// 6 bits less 32, with scales of 8 bits each 16: 256 values in 210 bytes.
+    Q6K,
+}
+
+impl Format {
+    /// Every format, in the order that tests and lists use.
+    pub const ALL: [Format; 8] = [
+        Format::Q8_0,
+        Format::Q4_0,
+        Format::Q4_1,
+        Format::Q5_0,
+        Format::Q5_1,
+        Format::Q4K,
+        Format::Q5K,
+        Format::Q6K,
+    ];
+
+    /// The name in flags, rules and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Q8_0 => "q8_0",
+            Format::Q4_0 => "q4_0",
+            Format::Q4_1 => "q4_1",
+            Format::Q5_0 => "q5_0",
+            Format::Q5_1 => "q5_1",
+            Format::Q4K => "q4_k",
+            Format::Q5K => "q5_k",
+            Format::Q6K => "q6_k",
+        }
+    }
+
+    /// The values in a block.
+    pub fn block_values(self) -> usize {
+        match self {
+            Format::Q8_0 | Format::Q4_0 | Format::Q4_1 | Format::Q5_0 | Format::Q5_1 => 32,
+            Format::Q4K | Format::Q5K | Format::Q6K => 256,
+        }
+    }
+
+    /// The bytes of a block in files.
+    pub fn block_bytes(self) -> usize {
+        match self {
+            Format::Q8_0 => 34,
+            Format::Q4_0 => 18,
+            Format::Q4_1 => 20,
+            Format::Q5_0 => 22,
+            Format::Q5_1 => 24,
+            Format::Q4K => 144,
+            Format::Q5K => 176,
+            Format::Q6K => 210,
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Format {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Format::ALL.into_iter().find(|format| format.name() == text).ok_or_else(|| {
+            let names = Format::ALL.map(Format::name).join(", ");
+            Error::argument("format", format!("expected one of {names}, got {text:?}"))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_format_is_found_by_its_name() {
+        for format in Format::ALL {
+            assert_eq!(format.name().parse::<Format>().unwrap(), format);
+        }
+        let message = "q3_k".parse::<Format>().unwrap_err().to_string();
+        assert!(message.ends_with("q4_k, q5_k, q6_k, got \"q3_k\""), "{message}");
+    }
+}
