@@ -33,6 +33,7 @@
 //! | 6 | [`bench`](mod@bench) | how fast each op is, how fast the device can be, what binds |
 //! | 5 | [`nn`] | layers: weights with the ops that use them |
 //! | 4 | [`ops`] | what users call: shapes checked, an algorithm chosen, kernels launched |
+//! | 4 | [`quant`] | weights in blocks of few bits: what they stand for, and how they are chosen |
 //! | 3 | [`tensor`], [`device`] | arrays; a backend with its memory, programs and profile |
 //! | 2 | [`memory`], [`kernel`], [`isa`], [`tune`], [`profile`], [`hardware`] | mechanisms that know no tensors |
 //! | 1 | [`backend`] | the machine: OpenCL, the CPU, the dry run |
@@ -112,6 +113,7 @@ pub mod nn;
 pub mod ops;
 pub mod pipeline;
 pub mod profile;
+pub mod quant;
 pub mod tensor;
 pub mod tune;
 
