@@ -1,8 +1,8 @@
 // conv2d_local.cl: y = activation(conv(x) + bias) + residual, by tiles in local memory.
 //
 //   x            [samples, height, width, channels]  REAL, contiguous
-//   weights      panels of 32 outputs, [ceil(outputs / 32)][inputs][32]  REAL, inputs being
-//                kernel_height * kernel_width * channels in this order
+//   weights      panels of 32 outputs, [ceil(outputs / 32)][inputs][32]  REAL, or in blocks,
+//                inputs being kernel_height * kernel_width * channels in this order
 //   bias         [outputs]           float, or absent
 //   sample_bias  [samples, outputs]  REAL, or absent
 //   residual, y  [samples, out_height, out_width, outputs]  REAL; residual may be absent
@@ -16,7 +16,7 @@
 
 __kernel __attribute__((reqd_work_group_size(WG_SIZE, 1, 1)))
 void conv2d_local(__global const REAL *x,
-                  __global const REAL *weights,
+                  __global const WEIGHT *weights,
                   __global const float *bias,
                   __global const REAL *sample_bias,
                   __global const REAL *residual,
@@ -57,8 +57,8 @@ void conv2d_local(__global const REAL *x,
         corner_rows[i] = (int)(pixel / out_width % out_height * stride) - top;
         corner_columns[i] = (int)(pixel % out_width * stride) - left;
     }
-    __global const REAL *w[B_LOADS];
-    find_weights(w, weights, first_output, outputs, inputs);
+    CURSOR w[B_LOADS];
+    find_weights(w, weights, 0, first_output, outputs, inputs);
     float sum[ITEM_M * ITEM_N];
 #pragma unroll
     for (uint i = 0; i < ITEM_M * ITEM_N; i++)
@@ -80,7 +80,7 @@ void conv2d_local(__global const REAL *x,
             const size_t pixel = row * width + ((uint)c >> enlarge);
             start[i] = x + (inside[i] ? pixel * channels : 0) + term_of(i);
         }
-        multiply_terms(a, b, start, inside, w, channels, sum);
+        multiply_terms(a, b, start, inside, weights, w, channels, sum);
     }
     store_tile(sum, first_row, rows, out_height * out_width, first_output, outputs, bias,
                sample_bias, residual, y, activation);

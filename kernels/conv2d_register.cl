@@ -1,8 +1,8 @@
 // conv2d_register.cl: y = activation(conv(x) + bias) + residual, by tiles in registers.
 //
 //   x            [samples, height, width, channels]  REAL, contiguous
-//   weights      panels of 32 outputs, [ceil(outputs / 32)][inputs][32]  REAL, inputs being
-//                kernel_height * kernel_width * channels in this order
+//   weights      panels of 32 outputs, [ceil(outputs / 32)][inputs][32]  REAL, or in blocks,
+//                inputs being kernel_height * kernel_width * channels in this order
 //   bias         [outputs]           float, or absent
 //   sample_bias  [samples, outputs]  REAL, or absent
 //   residual, y  [samples, out_height, out_width, outputs]  REAL; residual may be absent
@@ -17,7 +17,7 @@
 
 __kernel __attribute__((reqd_work_group_size(1, 1, 1)))
 void conv2d_register(__global const REAL *x,
-                     __global const REAL *weights,
+                     __global const WEIGHT *weights,
                      __global const float *bias,
                      __global const REAL *sample_bias,
                      __global const REAL *residual,

@@ -2,7 +2,7 @@
 //
 //   x         [rows, columns]           REAL, contiguous
 //   x2        [rows, inputs - columns]  REAL, or absent: the columns of x that follow
-//   weights   panels of 32 outputs, [ceil(outputs / 32)][inputs][32]  REAL
+//   weights   panels of 32 outputs, [ceil(outputs / 32)][inputs][32]  REAL, or in blocks
 //   bias      [outputs]                 float, or absent
 //   residual  [rows, outputs]           REAL, or absent
 //   y         [rows, outputs]           REAL
@@ -15,7 +15,7 @@
 __kernel __attribute__((reqd_work_group_size(WG_SIZE, 1, 1)))
 void gemm_local(__global const REAL *x,
                 __global const REAL *x2,
-                __global const REAL *weights,
+                __global const WEIGHT *weights,
                 __global const float *bias,
                 __global const REAL *residual,
                 __global REAL *y,
@@ -31,13 +31,13 @@ void gemm_local(__global const REAL *x,
     const size_t product = get_group_id(2);
     x += product * rows * columns;
     x2 += x2 ? product * rows * (inputs - columns) : 0;
-    weights += product * ((outputs + PANEL - 1) / PANEL) * inputs * PANEL;
+    const size_t first = product * ((outputs + PANEL - 1) / PANEL) * inputs * PANEL;
     residual += residual ? product * rows * outputs : 0;
     y += product * rows * outputs;
     const uint first_row = get_group_id(0) * TILE_M;
     const uint first_output = get_group_id(1) * TILE_N;
-    __global const REAL *w[B_LOADS];
-    find_weights(w, weights, first_output, outputs, inputs);
+    CURSOR w[B_LOADS];
+    find_weights(w, weights, first, first_output, outputs, inputs);
     float sum[ITEM_M * ITEM_N];
 #pragma unroll
     for (uint i = 0; i < ITEM_M * ITEM_N; i++)
@@ -54,7 +54,7 @@ void gemm_local(__global const REAL *x,
             source[i] = (part == 0 ? x : x2) + row * terms + term_of(i);
             inside[i] = true;
         }
-        multiply_terms(a, b, source, inside, w, terms, sum);
+        multiply_terms(a, b, source, inside, weights, w, terms, sum);
     }
     store_tile(sum, first_row, rows, rows, first_output, outputs, bias, 0, residual, y, activation);
 }

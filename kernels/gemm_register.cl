@@ -2,7 +2,7 @@
 //
 //   x         [rows, columns]           REAL, contiguous
 //   x2        [rows, inputs - columns]  REAL, or absent: the columns of x that follow
-//   weights   panels of 32 outputs, [ceil(outputs / 32)][inputs][32]  REAL
+//   weights   panels of 32 outputs, [ceil(outputs / 32)][inputs][32]  REAL, or in blocks
 //   bias      [outputs]                 float, or absent
 //   residual  [rows, outputs]           REAL, or absent
 //   y         [rows, outputs]           REAL
@@ -16,7 +16,7 @@
 __kernel __attribute__((reqd_work_group_size(1, 1, 1)))
 void gemm_register(__global const REAL *x,
                    __global const REAL *x2,
-                   __global const REAL *weights,
+                   __global const WEIGHT *weights,
                    __global const float *bias,
                    __global const REAL *residual,
                    __global REAL *y,
@@ -30,7 +30,6 @@ void gemm_register(__global const REAL *x,
     const size_t product = get_group_id(2);
     x += product * rows * columns;
     x2 += x2 ? product * rows * (inputs - columns) : 0;
-    weights += product * ((outputs + PANEL - 1) / PANEL) * inputs * PANEL;
     residual += residual ? product * rows * outputs : 0;
     y += product * rows * outputs;
     const uint all_tiles = (rows + TILE_M - 1) / TILE_M;
@@ -74,8 +73,9 @@ void gemm_register(__global const REAL *x,
             __global const REAL *results =
                 y + (size_t)first_row * outputs + (first_panel + p) * PANEL;
             const uint results_rows = first + depth < inputs ? 0 : block_rows;
-            multiply_panel(block, stride, rows_left, tiles, weights, first_panel + p, inputs, first,
-                           depth, of_panel, results, results_rows, outputs);
+            multiply_panel(block, stride, rows_left, tiles, weights,
+                           product * all_panels + first_panel + p, inputs, first, depth, of_panel,
+                           results, results_rows, outputs);
             if (first + depth < inputs)
                 continue;
             for (uint m = 0; m < block_rows; m++) {

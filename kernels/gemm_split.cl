@@ -2,7 +2,7 @@
 //
 //   x         [rows, columns]           REAL, contiguous
 //   x2        [rows, inputs - columns]  REAL, or absent: the columns of x that follow
-//   weights   panels of 32 outputs, [ceil(outputs / 32)][inputs][32]  REAL
+//   weights   panels of 32 outputs, [ceil(outputs / 32)][inputs][32]  REAL, or in blocks
 //   sums      [slices, rows, outputs]   float
 //   launch    one work-group per TILE_M rows, TILE_N outputs and slice, see local_tile.h
 //
@@ -27,7 +27,7 @@ INLINE void store_sums(__global float *p, const uint count, const float4 value)
 __kernel __attribute__((reqd_work_group_size(WG_SIZE, 1, 1)))
 void gemm_split(__global const REAL *x,
                 __global const REAL *x2,
-                __global const REAL *weights,
+                __global const WEIGHT *weights,
                 __global float *sums,
                 const uint rows,
                 const uint outputs,
@@ -43,8 +43,8 @@ void gemm_split(__global const REAL *x,
     const uint last = min(first + slice_terms, inputs);
     const uint first_row = get_group_id(0) * TILE_M;
     const uint first_output = get_group_id(1) * TILE_N;
-    __global const REAL *w[B_LOADS];
-    find_weights(w, weights + (size_t)first * PANEL, first_output, outputs, inputs);
+    CURSOR w[B_LOADS];
+    find_weights(w, weights, (size_t)first * PANEL, first_output, outputs, inputs);
     float sum[ITEM_M * ITEM_N];
 #pragma unroll
     for (uint i = 0; i < ITEM_M * ITEM_N; i++)
@@ -63,7 +63,7 @@ void gemm_split(__global const REAL *x,
             source[i] = (part == 0 ? x : x2) + row * width + start + term_of(i);
             inside[i] = true;
         }
-        multiply_terms(a, b, source, inside, w, end - start, sum);
+        multiply_terms(a, b, source, inside, weights, w, end - start, sum);
     }
 
     const uint item_row = first_row + get_local_id(0) / ITEMS_N * ITEM_M;

@@ -2,7 +2,7 @@
 //
 //   x         [rows, columns]           REAL, contiguous; at most ROWS rows
 //   x2        [rows, inputs - columns]  REAL, or absent: the columns of x that follow
-//   weights   panels of 32 outputs, [ceil(outputs / 32)][inputs][32]  REAL
+//   weights   panels of 32 outputs, [ceil(outputs / 32)][inputs][32]  REAL, or in blocks
 //   bias      [outputs]                 float, or absent
 //   residual  [rows, outputs]           REAL, or absent
 //   y         [rows, outputs]           REAL
@@ -31,7 +31,6 @@
 #error "ITEM_N must be a multiple of VECTOR and divide 32"
 #endif
 
-#define PANEL 32
 #define LANES (PANEL / ITEM_N)
 #define VECTORS (ITEM_N / VECTOR)
 #define WG_SIZE (LANES * SLICES)
@@ -42,7 +41,7 @@ INLINE void add_terms(floatV sums[ROWS][VECTORS],
                       __global const REAL *x,
                       const uint rows,
                       const uint columns,
-                      __global const REAL *weights,
+                      __global const WEIGHT *weights,
                       const size_t start,
                       const uint slice)
 {
@@ -50,7 +49,7 @@ INLINE void add_terms(floatV sums[ROWS][VECTORS],
         floatV terms[VECTORS];
 #pragma unroll
         for (uint v = 0; v < VECTORS; v++)
-            terms[v] = WORD(load_real, VECTOR)(weights, start + (size_t)k * PANEL + v * VECTOR);
+            terms[v] = WORD(load_weight, VECTOR)(weights, start + (size_t)k * PANEL + v * VECTOR);
 #pragma unroll
         for (uint row = 0; row < ROWS; row++) {
             // Rows that are not there repeat the last.
@@ -65,7 +64,7 @@ INLINE void add_terms(floatV sums[ROWS][VECTORS],
 __kernel __attribute__((reqd_work_group_size(WG_SIZE, 1, 1)))
 void gemv(__global const REAL *x,
           __global const REAL *x2,
-          __global const REAL *weights,
+          __global const WEIGHT *weights,
           __global const float *bias,
           __global const REAL *residual,
           __global REAL *y,
@@ -79,7 +78,7 @@ void gemv(__global const REAL *x,
     const size_t product = get_group_id(2);
     x += product * rows * columns;
     x2 += x2 ? product * rows * (inputs - columns) : 0;
-    weights += product * ((outputs + PANEL - 1) / PANEL) * inputs * PANEL;
+    const size_t panel = product * ((outputs + PANEL - 1) / PANEL) + get_group_id(0);
     residual += residual ? product * rows * outputs : 0;
     y += product * rows * outputs;
 #if SLICES > 1
@@ -88,7 +87,7 @@ void gemv(__global const REAL *x,
     const uint lane = get_local_id(0) % LANES;
     const uint slice = get_local_id(0) / LANES;
     const uint first_output = get_group_id(0) * PANEL + lane * ITEM_N;
-    const size_t start = (size_t)get_group_id(0) * inputs * PANEL + lane * ITEM_N;
+    const size_t start = panel * inputs * PANEL + lane * ITEM_N;
     floatV sums[ROWS][VECTORS];
 #pragma unroll
     for (uint row = 0; row < ROWS; row++)

@@ -1,7 +1,7 @@
 // winograd_weights.cl: transformed = G W G^T, W being the nine weights of each pair of channels.
 //
-//   weights      panels of 32 outputs, [ceil(outputs / 32)][9 * channels][32]  REAL, as
-//                conv2d_register and conv2d_local read them
+//   weights      panels of 32 outputs, [ceil(outputs / 32)][9 * channels][32]  REAL, or
+//                in blocks, as conv2d_register and conv2d_local read them
 //   transformed  [WINDOW * WINDOW][panels][channels][32]  float: panels for a batch of products
 //   first_panel, panels  which of the panels of weights
 //   launch       groups of dimension 0 share the channels of a panel, VECTOR * ROUNDS weights a
@@ -15,7 +15,7 @@
 #endif
 
 __kernel __attribute__((reqd_work_group_size(WG_SIZE, 1, 1)))
-void winograd_weights(__global const REAL *weights,
+void winograd_weights(__global const WEIGHT *weights,
                       __global float *transformed,
                       const uint channels,
                       const uint first_panel,
@@ -38,7 +38,7 @@ void winograd_weights(__global const REAL *weights,
             floatV column[3];
 #pragma unroll
             for (uint r = 0; r < 3; r++)
-                column[r] = load_realV(weights, source + (r * 3 + c) * run + at);
+                column[r] = WORD(load_weight, VECTOR)(weights, source + (r * 3 + c) * run + at);
             transform_weights(column, half_done[c]);
         }
 #pragma unroll

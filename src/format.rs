@@ -56,11 +56,54 @@ impl Format {
         }
     }
 
+    /// The format for rows of so many inputs: this one if they are whole blocks, else what ggml's
+    /// programs take in its place, whose blocks are shorter and have a bit or two more; `None` if
+    /// they are no blocks of 32.
+    pub fn for_inputs(self, inputs: usize) -> Option<Self> {
+        let shorter = match self {
+            _ if inputs.is_multiple_of(self.block_values()) => self,
+            Format::Q4K => Format::Q5_0,
+            Format::Q5K => Format::Q5_1,
+            Format::Q6K => Format::Q8_0,
+            other => other,
+        };
+        inputs.is_multiple_of(shorter.block_values()).then_some(shorter)
+    }
+
     /// The values in a block.
     pub fn block_values(self) -> usize {
         match self {
             Format::Q8_0 | Format::Q4_0 | Format::Q4_1 | Format::Q5_0 | Format::Q5_1 => 32,
             Format::Q4K | Format::Q5K | Format::Q6K => 256,
+        }
+    }
+
+    /// The number that ggml has for it, in files too, and `FORMAT` in kernels.
+    pub fn number(self) -> u32 {
+        match self {
+            Format::Q4_0 => 2,
+            Format::Q4_1 => 3,
+            Format::Q5_0 => 6,
+            Format::Q5_1 => 7,
+            Format::Q8_0 => 8,
+            Format::Q4K => 12,
+            Format::Q5K => 13,
+            Format::Q6K => 14,
+        }
+    }
+
+    /// The format of that [number](Format::number).
+    pub fn from_number(number: u32) -> Option<Self> {
+        Format::ALL.into_iter().find(|format| format.number() == number)
+    }
+
+    /// The bytes that a device holds of a block, whose parts are aligned there: up to 4 more than
+    /// a file has.
+    pub fn held_bytes(self) -> usize {
+        match self {
+            Format::Q4K => 148,
+            Format::Q5K => 180,
+            other => other.block_bytes(),
         }
     }
 
@@ -101,10 +144,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_format_is_found_by_its_name() {
+    fn every_format_is_found_by_its_name_and_gives_way_to_shorter_blocks() {
         for format in Format::ALL {
             assert_eq!(format.name().parse::<Format>().unwrap(), format);
         }
+        assert_eq!(Format::Q4K.for_inputs(1280), Some(Format::Q4K));
+        assert_eq!(Format::Q4K.for_inputs(320), Some(Format::Q5_0));
+        assert_eq!(Format::Q8_0.for_inputs(40), None);
         let message = "q3_k".parse::<Format>().unwrap_err().to_string();
         assert!(message.ends_with("q4_k, q5_k, q6_k, got \"q3_k\""), "{message}");
     }

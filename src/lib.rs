@@ -46,7 +46,7 @@
 //!
 //! - Activations are **channels last**: `[N, H, W, C]`, tokens `[N, L, C]`. Files and pictures keep
 //!   the ecosystem's order; the conversion stands at that border alone.
-//! - **Storage** is f32 or f16; **arithmetic** is f32. Masks are large finite values: kernels never
+//! - **Storage** is f32 or f16, of weights also blocks of few bits; **arithmetic** is f32. Masks are large finite values: kernels never
 //!   rely on infinities or NaN.
 //! - Each kernel has a **definition** in plain Rust that accumulates in f64. Every device agrees
 //!   with it, within a tolerance that its test derives, or is wrong.
@@ -90,6 +90,7 @@
 //! | piece | the outputs of a weight that lie in one block of memory |
 //! | tile; parked | a part of a picture that is worked on at a time: rows of it, or a square that is blended; on the host until it is wanted |
 //! | panel | 32 outputs of a weight, interleaved for the kernels |
+//! | format; block; level, scale | how weights of few bits are stored, as GGUF has it; values with scales of their own; a weight is a level times a scale |
 //! | part; rung | work that is repeated as a whole where memory runs out; what is done first so that it needs less |
 //! | plan; times; choice | what drawing takes, by a dry run; how long, by launches timed one by one; a way to run a model |
 //! | M, N, K; N, H, W, C; O, I, kH, kW | sizes, always in this order |

@@ -230,6 +230,7 @@ fn a_long_prompt_is_cut_and_says_so() {
 fn misuse_is_one_line_that_names_the_flag() {
     refused(&["a", "--size", "100x100"], 2, &["--size", "multiples of 8"]);
     refused(&["a", "--size", "big"], 2, &["--size", "WIDTHxHEIGHT"]);
+    refused(&["a", "--quantize", "q3_k"], 2, &["--quantize", "q8_0", "q3_k"]);
     refused(&["a", "--steps", "0"], 2, &["steps", "got 0"]);
     refused(&["a", "--scheduler", "nope"], 2, &["nope", "euler"]);
     refused(&["a", "--dtype", "f8"], 2, &["--dtype", "f32 or f16"]);

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Parser;
-use ellesmere::DType;
 use ellesmere::pipeline::scheduler::{PredictionType, SchedulerKind};
 use ellesmere::pipeline::{Component, VaeTiling};
+use ellesmere::{DType, Format};
 
 /// Draws a picture from a prompt, on whatever the machine has: a GPU through OpenCL, or the CPU.
 ///
@@ -86,6 +86,13 @@ pub struct Arguments {
     /// How weights and activations are stored [default: f16 on a GPU, f32 on a CPU]
     #[arg(long, value_name = "f32|f16")]
     pub dtype: Option<DType>,
+
+    /// Hold matrices and convolutions in blocks of few bits, which kernels decode as they read them:
+    /// q8_0, q6_k, q5_0, q5_1, q5_k, q4_0, q4_1 or q4_k. A half to a quarter of the memory of f16, and
+    /// somewhat another picture. Where inputs are no multiple of 256, a K format gives way to one with
+    /// blocks of 32
+    #[arg(long, value_name = "FORMAT")]
+    pub quantize: Option<Format>,
 
     /// What the device may hold at once, e.g. 3584MB or 3.5GiB [default: most of what is free, or all
     /// of its memory where the driver does not tell]

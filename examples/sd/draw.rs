@@ -46,10 +46,13 @@ pub fn draw(arguments: &Arguments) -> Result<()> {
         DeviceKind::Cpu => DType::F32,
     });
     let variant = if dtype == DType::F16 { Variant::F16 } else { Variant::Any };
-    let (files, suited_guidance) = match &arguments.model {
+    let (mut files, suited_guidance) = match &arguments.model {
         Some(path) => (ModelFiles::open(path, variant)?, 7.5),
         None => (demo::model()?, demo::GUIDANCE),
     };
+    if let Some(format) = arguments.quantize {
+        files.quantize(format);
+    }
     let mut request = Request {
         prompt: arguments.prompt.clone().unwrap_or_default(),
         negative_prompt: arguments.negative.clone(),

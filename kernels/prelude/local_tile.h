@@ -30,7 +30,6 @@
 #define BUFFERS 1       // tiles in local memory: the one that is read, and one that is written
 #endif
 
-#define PANEL 32
 #define ITEMS_N (TILE_N / ITEM_N)
 #define WG_SIZE ((TILE_M / ITEM_M) * ITEMS_N)
 #define A_STRIDE (TILE_M + 4)                       // keeps float4 aligned, spreads the banks
@@ -57,9 +56,10 @@ INLINE uint depth_of(const uint load) { return (get_local_id(0) + load * WG_SIZE
 INLINE uint output_of(const uint load) { return (get_local_id(0) + load * WG_SIZE) % QUADS_N * 4; }
 
 // The quads of the first terms' weights that this work-item loads, of the outputs from first_output
-// on. Panels beyond the last are the last.
-INLINE void find_weights(__global const REAL **w,
-                         __global const REAL *weights,
+// on; the first of all weights is the first-th. Panels beyond the last are the last.
+INLINE void find_weights(CURSOR *w,
+                         __global const WEIGHT *weights,
+                         const size_t first,
                          const uint first_output,
                          const uint outputs,
                          const uint inputs)
@@ -68,7 +68,8 @@ INLINE void find_weights(__global const REAL **w,
     for (uint i = 0; i < B_LOADS; i++) {
         const uint output = first_output + output_of(i);
         const uint panel = min(output, outputs - 1) / PANEL;
-        w[i] = weights + ((size_t)panel * inputs + depth_of(i)) * PANEL + output % PANEL;
+        const size_t at = ((size_t)panel * inputs + depth_of(i)) * PANEL + output % PANEL;
+        w[i] = CURSOR_AT(weights, first + at);
     }
 }
 
@@ -140,7 +141,8 @@ INLINE void multiply_terms(__local float *a,
                            __local float *b,
                            __global const REAL **x,
                            const bool *inside,
-                           __global const REAL **w,
+                           __global const WEIGHT *weights,
+                           CURSOR *w,
                            const uint terms,
                            float *sum)
 {
@@ -148,20 +150,21 @@ INLINE void multiply_terms(__local float *a,
     __local const float *b_item = b + get_local_id(0) % ITEMS_N * 4;
     const uint tiles = terms / TILE_K;
     if (tiles > 0) {
-        PACKED4 a_next[A_LOADS], b_next[B_LOADS];
+        PACKED4 a_next[A_LOADS];
+        PACKED_WEIGHTS4 b_next[B_LOADS];
 #pragma unroll
         for (uint i = 0; i < A_LOADS; i++)
             a_next[i] = load_packed4(x[i]);
 #pragma unroll
         for (uint i = 0; i < B_LOADS; i++)
-            b_next[i] = load_packed4(w[i]);
+            b_next[i] = load_packed_weights(weights, w[i]);
         barrier(CLK_LOCAL_MEM_FENCE);
 #pragma unroll
         for (uint i = 0; i < A_LOADS; i++)
             place_row(a, i, inside[i] ? unpack4(a_next[i]) : 0.0f);
 #pragma unroll
         for (uint i = 0; i < B_LOADS; i++)
-            place_weights(b, i, unpack4(b_next[i]));
+            place_weights(b, i, unpack_weights(b_next[i]));
         uint read = 0;
 #pragma unroll 1
         for (uint tile = 1; tile <= tiles; tile++) {
@@ -177,7 +180,7 @@ INLINE void multiply_terms(__local float *a,
 #pragma unroll
             for (uint i = 0; i < B_LOADS; i++) {
                 w[i] += step * PANEL;
-                b_next[i] = load_packed4(w[i]);
+                b_next[i] = load_packed_weights(weights, w[i]);
             }
 #pragma unroll
             for (uint k = 0; k < TILE_K; k++)
@@ -190,7 +193,7 @@ INLINE void multiply_terms(__local float *a,
                 place_row(a + write * A_TILE, i, inside[i] ? unpack4(a_next[i]) : 0.0f);
 #pragma unroll
             for (uint i = 0; i < B_LOADS; i++)
-                place_weights(b + write * B_TILE, i, unpack4(b_next[i]));
+                place_weights(b + write * B_TILE, i, unpack_weights(b_next[i]));
             read = write;
         }
     }
@@ -211,7 +214,8 @@ INLINE void multiply_terms(__local float *a,
     }
 #pragma unroll
     for (uint i = 0; i < B_LOADS; i++) {
-        place_weights(b, i, load_quad(w[i], 0, depth_of(i) < left ? 4 : 0));
+        const bool there = depth_of(i) < left;
+        place_weights(b, i, there ? unpack_weights(load_packed_weights(weights, w[i])) : 0.0f);
         w[i] += left * PANEL;
     }
     barrier(CLK_LOCAL_MEM_FENCE);

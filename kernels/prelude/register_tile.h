@@ -6,7 +6,7 @@
 // taken in equal parts of at most TILE_K. The kernel packs that part of the block's rows as float,
 // rows apart by A_STRIDE, so that neither powers of two between rows nor their conversion is met
 // again in the inner loop; or, with IN_PLACE, the rows are read where they lie. A panel's part is
-// read where it lies if REAL is float, and else decoded once for all tiles. A tile's sums stay in
+// read where it lies if it is float, and else decoded once for all tiles. A tile's sums stay in
 // registers within a part, and between in private memory.
 
 #ifndef VECTOR
@@ -32,7 +32,6 @@
 #define DECODED 0       // 1: the kernel itself brings the terms of panels to private memory
 #endif
 
-#define PANEL 32
 #define COLUMNS (2 * VECTOR)            // outputs of a register tile
 #define STRIPS (PANEL / COLUMNS)        // register tiles across a panel
 #define BLOCK_M (TILES * TILE_M)
@@ -45,7 +44,7 @@
 #define store_realV WORD(store_real, VECTOR)
 
 // Where a panel's terms and a block's rows are as float.
-#if DECODED || defined(DTYPE_F16)
+#if DECODED || FORMAT || defined(DTYPE_F16)
 #define TERMS __private
 #else
 #define TERMS __global
@@ -151,8 +150,8 @@ INLINE void multiply_panel(ROWS const float *rows,
                            const size_t stride,
                            const uint rows_left,
                            const uint tiles,
-                           __global const REAL *weights,
-                           const uint panel,
+                           __global const WEIGHT *weights,
+                           const size_t panel,
                            const uint inputs,
                            const uint first,
                            const uint depth,
@@ -161,8 +160,12 @@ INLINE void multiply_panel(ROWS const float *rows,
                            const uint y_rows,
                            const size_t y_stride)
 {
-    const size_t start = ((size_t)panel * inputs + first) * PANEL;
-#if DECODED || defined(DTYPE_F16)
+    const size_t start = (panel * inputs + first) * PANEL;
+#if FORMAT
+    float terms[TILE_K * PANEL];
+    for (uint k = 0; k < depth; k += 16)
+        unpack_terms(terms + k * PANEL, weights, start + k * PANEL);
+#elif DECODED || defined(DTYPE_F16)
     float terms[TILE_K * PANEL];
     unpack(terms, weights, start, depth * PANEL);
 #else

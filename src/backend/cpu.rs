@@ -41,6 +41,7 @@ mod peak_local;
 mod peak_memory;
 mod product;
 mod rows;
+mod terms;
 mod timestep_embedding;
 mod token_embedding;
 mod vector_math;
@@ -51,6 +52,7 @@ mod winograd_output;
 mod winograd_weights;
 
 pub use arguments::{Arguments, Reals, RealsMut};
+pub use terms::Terms;
 
 /// A kernel in Rust.
 struct Kernel {

@@ -15,6 +15,7 @@ pub const CASE: Case = Case {
         ("outputs", 128),
         ("kernel", 3),
         ("stride", 2),
+        ("format", 0),
     ],
     prepare,
 };

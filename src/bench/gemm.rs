@@ -4,11 +4,12 @@ use crate::tensor::Tensor;
 use crate::{Error, Result};
 
 /// A projection of SD 1.5's UNet at 32 x 32, with its bias. `columns` are those of x where the
-/// others stand in a second tensor; 0 where there is none.
+/// others stand in a second tensor; 0 where there is none. `format` is that of the weights, by its
+/// number; 0 where they are stored as x is.
 pub const CASE: Case = Case {
     op: "gemm",
     kernels: &["gemm_local", "gemm_register"],
-    sizes: &[("rows", 1024), ("outputs", 640), ("inputs", 640), ("columns", 0)],
+    sizes: &[("rows", 1024), ("outputs", 640), ("inputs", 640), ("columns", 0), ("format", 0)],
     prepare: |inputs| prepare_both(inputs, ops::gemm),
 };
 

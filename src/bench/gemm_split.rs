@@ -6,7 +6,14 @@ use crate::ops;
 pub const CASE: Case = Case {
     op: "gemm_split",
     kernels: &["gemm_merge", "gemm_split"],
-    sizes: &[("rows", 77), ("outputs", 768), ("inputs", 3072), ("columns", 0), ("slices", 4)],
+    sizes: &[
+        ("rows", 77),
+        ("outputs", 768),
+        ("inputs", 3072),
+        ("columns", 0),
+        ("slices", 4),
+        ("format", 0),
+    ],
     prepare: |inputs| {
         let slices = inputs.size("slices");
         super::gemm::prepare_both(inputs, move |x, x2, weights, epilogue| {

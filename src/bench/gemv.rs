@@ -4,6 +4,6 @@ use super::Case;
 pub const CASE: Case = Case {
     op: "gemv",
     kernels: &["gemv"],
-    sizes: &[("rows", 2), ("outputs", 1280), ("inputs", 1280)],
+    sizes: &[("rows", 2), ("outputs", 1280), ("inputs", 1280), ("format", 0)],
     prepare: super::gemm::prepare,
 };

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::device::Device;
 use crate::ops::Weights;
 use crate::tensor::Tensor;
-use crate::{DType, Result};
+use crate::{DType, Error, Format, Result, quant};
 
 /// Sizes by name.
 pub type Sizes = BTreeMap<&'static str, usize>;
@@ -85,17 +85,32 @@ impl<'a> Inputs<'a> {
     }
 
     /// The weight of a convolution, `[O, I, kH, kW]`, or with a window of 1 x 1 of a linear layer,
-    /// so scaled that the result is about as large as the input.
+    /// so scaled that the result is about as large as the input; in blocks, if the case lists a
+    /// `format` that is the number of one.
     ///
     /// # Errors
     ///
-    /// As [`Weights::conv2d`].
+    /// [`Error::Argument`] for another number; as [`Weights::conv2d`] and [`Weights::blocks`].
     pub fn weights(&self, shape: [usize; 4]) -> Result<Weights> {
         let inputs: usize = shape[1..].iter().product();
         let scale = (3.0 / inputs as f32).sqrt();
-        Weights::conv2d(self.device, self.dtype, shape, || {
+        let values = || {
             let values = self.values(shape[0] * inputs);
             Ok(values.into_iter().map(|value| value * scale).collect())
+        };
+        let number = self.sizes.get("format").copied().unwrap_or(0);
+        if number == 0 {
+            return Weights::conv2d(self.device, self.dtype, shape, values);
+        }
+        let format = u32::try_from(number).ok().and_then(Format::from_number).ok_or_else(|| {
+            let all = Format::ALL.map(|format| format!("{} ({format})", format.number()));
+            Error::argument("format", format!("expected 0, {}, got {number}", all.join(", ")))
+        })?;
+        Weights::blocks(self.device, format, [shape[0], shape[1], shape[2] * shape[3]], || {
+            let values: Vec<f32> = values()?;
+            let mut blocks = vec![0; quant::bytes(format, values.len())?];
+            quant::encode(format, &values, &mut blocks)?;
+            Ok(blocks)
         })
     }
 }

@@ -20,6 +20,7 @@ pub const CASE: Case = Case {
         ("channels", 320),
         ("outputs", 320),
         ("tile", 4),
+        ("format", 0),
     ],
     prepare,
 };

@@ -24,22 +24,57 @@ pub struct Kernel {
     pub source: &'static str,
 }
 
-/// A kernel's source behind the prelude and the headers it needs, each with its own line numbers
-/// in the compiler's messages.
+/// A file of `kernels/`, with its own line numbers in the compiler's messages.
+macro_rules! file {
+    ($folder:literal, $name:literal) => {
+        concat!(
+            "#line 1 \"",
+            $name,
+            "\"\n",
+            include_str!(concat!("../../kernels/", $folder, $name))
+        )
+    };
+}
+
+/// The formats of `kernels/quant/`, for so many outputs at a time.
+macro_rules! formats {
+    ($lanes:literal) => {
+        concat!(
+            "#define LANES ",
+            $lanes,
+            "\n",
+            file!("quant/", "q8_0.h"),
+            file!("quant/", "q4_0.h"),
+            file!("quant/", "q4_1.h"),
+            file!("quant/", "q5_0.h"),
+            file!("quant/", "q5_1.h"),
+            file!("quant/", "q4_k.h"),
+            file!("quant/", "q5_k.h"),
+            file!("quant/", "q6_k.h"),
+            "#undef LANES\n"
+        )
+    };
+}
+
+/// A kernel's source behind the prelude and the headers it needs. One that reads `weights` has
+/// them in any format.
 macro_rules! source {
     ($name:literal $(, $header:literal)*) => {
         concat!(
             include_str!("../../kernels/prelude/portable.h"),
-            $(
-                "#line 1 \"",
-                $header,
-                ".h\"\n",
-                include_str!(concat!("../../kernels/prelude/", $header, ".h")),
-            )*
-            "#line 1 \"",
-            $name,
-            ".cl\"\n",
-            include_str!(concat!("../../kernels/", $name, ".cl"))
+            $(file!("prelude/", $header),)*
+            file!("", $name)
+        )
+    };
+    (weights, $name:literal $(, $header:literal)*) => {
+        concat!(
+            include_str!("../../kernels/prelude/portable.h"),
+            file!("quant/", "blocks.h"),
+            formats!(4),
+            formats!(16),
+            file!("prelude/", "weights.h"),
+            $(file!("prelude/", $header),)*
+            file!("", $name)
         )
     };
 }
@@ -51,7 +86,7 @@ pub const KERNELS: &[Kernel] = &[
         summary: "attention with tiles of keys and values in local memory",
         parameters: &[given("HEAD_WIDTH", 64), tuned("QUERIES", 64, &[32, 64])],
         constraints: &[],
-        source: source!("attention_local"),
+        source: source!("attention_local.cl"),
     },
     Kernel {
         name: "attention_register",
@@ -74,7 +109,7 @@ pub const KERNELS: &[Kernel] = &[
                 4 * (blocks + keys * (block + 2 * width + 16)) + 8 * lines <= 2 << 20
             },
         }],
-        source: source!("attention_register"),
+        source: source!("attention_register.cl"),
     },
     Kernel {
         name: "cast",
@@ -86,7 +121,7 @@ pub const KERNELS: &[Kernel] = &[
             tuned("ROUNDS", 4, &[1, 4, 16, 64]),
         ],
         constraints: &[],
-        source: source!("cast"),
+        source: source!("cast.cl"),
     },
     Kernel {
         name: "conv2d_few_inputs",
@@ -98,7 +133,7 @@ pub const KERNELS: &[Kernel] = &[
             REGISTER_TILES[2],
         ],
         constraints: &[],
-        source: source!("conv2d_few_inputs", "register_tile", "activation"),
+        source: source!(weights, "conv2d_few_inputs.cl", "register_tile.h", "activation.h"),
     },
     Kernel {
         name: "conv2d_few_outputs",
@@ -112,28 +147,28 @@ pub const KERNELS: &[Kernel] = &[
             REGISTER_TILES[2],
         ],
         constraints: &[],
-        source: source!("conv2d_few_outputs", "register_tile", "activation"),
+        source: source!(weights, "conv2d_few_outputs.cl", "register_tile.h", "activation.h"),
     },
     Kernel {
         name: "conv2d_local",
         summary: "convolves images, a work-group sharing tiles in local memory",
         parameters: LOCAL_TILES,
         constraints: LOCAL_CONSTRAINTS,
-        source: source!("conv2d_local", "local_tile"),
+        source: source!(weights, "conv2d_local.cl", "local_tile.h"),
     },
     Kernel {
         name: "conv2d_register",
         summary: "convolves images, a work-item holding a tile in registers",
-        parameters: REGISTER_TILES,
+        parameters: REGISTER_TILES_OF_WINDOWS,
         constraints: REGISTER_CONSTRAINTS,
-        source: source!("conv2d_register", "register_tile", "activation"),
+        source: source!(weights, "conv2d_register.cl", "register_tile.h", "activation.h"),
     },
     Kernel {
         name: "gaussian_sample",
         summary: "draws a sample from means and logarithms of variances",
         parameters: &[tuned("WG_SIZE", 64, WORK_GROUPS)],
         constraints: &[],
-        source: source!("gaussian_sample"),
+        source: source!("gaussian_sample.cl"),
     },
     Kernel {
         name: "geglu",
@@ -144,46 +179,48 @@ pub const KERNELS: &[Kernel] = &[
             tuned("ROUNDS", 4, &[1, 4, 16, 64]),
         ],
         constraints: &[],
-        source: source!("geglu", "activation"),
+        source: source!("geglu.cl", "activation.h"),
     },
     Kernel {
         name: "gemm_local",
         summary: "multiplies matrices, a work-group sharing tiles in local memory",
         parameters: LOCAL_TILES,
         constraints: LOCAL_CONSTRAINTS,
-        source: source!("gemm_local", "local_tile"),
+        source: source!(weights, "gemm_local.cl", "local_tile.h"),
     },
     Kernel {
         name: "gemm_merge",
         summary: "adds up the slices of a product of matrices",
         parameters: &[tuned("WG_SIZE", 64, WORK_GROUPS)],
         constraints: &[],
-        source: source!("gemm_merge"),
+        source: source!("gemm_merge.cl"),
     },
     Kernel {
         name: "gemm_register",
         summary: "multiplies matrices, a work-item holding a tile in registers",
         parameters: REGISTER_TILES_OF_ROWS,
         constraints: REGISTER_CONSTRAINTS,
-        source: source!("gemm_register", "register_tile", "activation"),
+        source: source!(weights, "gemm_register.cl", "register_tile.h", "activation.h"),
     },
     Kernel {
         name: "gemm_split",
         summary: "multiplies slices of matrices, a work-group sharing tiles in local memory",
         parameters: LOCAL_TILES,
         constraints: LOCAL_CONSTRAINTS,
-        source: source!("gemm_split", "local_tile"),
+        source: source!(weights, "gemm_split.cl", "local_tile.h"),
     },
     Kernel {
         name: "gemv",
         summary: "multiplies few rows by a matrix that is read once",
         parameters: &[
+            FORMAT,
             given("ROWS", 1),
             tuned("VECTOR", 4, &[4, 8, 16]),
             tuned("ITEM_N", 4, &[4, 8, 16, 32]),
             tuned("SLICES", 8, &[1, 2, 4, 8, 16, 32]),
         ],
         constraints: &[
+            VECTORS_OF_FORMATS,
             Constraint {
                 text: "a work-item's outputs are whole vectors",
                 holds: |values, _| values.size("ITEM_N").is_multiple_of(values.size("VECTOR")),
@@ -196,28 +233,28 @@ pub const KERNELS: &[Kernel] = &[
                 },
             },
         ],
-        source: source!("gemv"),
+        source: source!(weights, "gemv.cl"),
     },
     Kernel {
         name: "group_norm_apply",
         summary: "scales, shifts and activates each channel",
         parameters: &[tuned("WG_SIZE", 64, WORK_GROUPS), tuned("VECTOR", 4, &[4, 8, 16])],
         constraints: &[],
-        source: source!("group_norm_apply", "activation"),
+        source: source!("group_norm_apply.cl", "activation.h"),
     },
     Kernel {
         name: "group_norm_merge",
         summary: "merges the statistics of chunks into each channel's scale and shift",
         parameters: &[tuned("WG_SIZE", 64, WORK_GROUPS)],
         constraints: &[],
-        source: source!("group_norm_merge"),
+        source: source!("group_norm_merge.cl"),
     },
     Kernel {
         name: "group_norm_statistics",
         summary: "takes the mean and squared distances of each channel of a chunk",
         parameters: &[tuned("WG_SIZE", 64, WORK_GROUPS), tuned("VECTOR", 4, &[4, 8, 16])],
         constraints: &[],
-        source: source!("group_norm_statistics"),
+        source: source!("group_norm_statistics.cl"),
     },
     Kernel {
         name: "layer_norm",
@@ -228,7 +265,7 @@ pub const KERNELS: &[Kernel] = &[
             tuned("ROUNDS", 1, &[1, 4, 16, 64]),
         ],
         constraints: &[],
-        source: source!("layer_norm"),
+        source: source!("layer_norm.cl"),
     },
     Kernel {
         name: "peak_fma",
@@ -240,7 +277,7 @@ pub const KERNELS: &[Kernel] = &[
             given("HALF", 0),
         ],
         constraints: &[],
-        source: source!("peak_fma"),
+        source: source!("peak_fma.cl"),
     },
     Kernel {
         name: "peak_int8",
@@ -252,21 +289,21 @@ pub const KERNELS: &[Kernel] = &[
             given("DOT", 0),
         ],
         constraints: &[],
-        source: source!("peak_int8"),
+        source: source!("peak_int8.cl"),
     },
     Kernel {
         name: "peak_launch",
         summary: "measures what a launch costs",
         parameters: &[],
         constraints: &[],
-        source: source!("peak_launch"),
+        source: source!("peak_launch.cl"),
     },
     Kernel {
         name: "peak_local",
         summary: "measures reads of local memory",
         parameters: &[tuned("WG_SIZE", 64, WORK_GROUPS), tuned("VECTOR", 4, &[4, 8, 16])],
         constraints: &[],
-        source: source!("peak_local"),
+        source: source!("peak_local.cl"),
     },
     Kernel {
         name: "peak_memory",
@@ -278,28 +315,28 @@ pub const KERNELS: &[Kernel] = &[
             tuned("ROUNDS", 4, &[1, 4, 16, 64, 1024]),
         ],
         constraints: &[],
-        source: source!("peak_memory"),
+        source: source!("peak_memory.cl"),
     },
     Kernel {
         name: "timestep_embedding",
         summary: "turns timesteps into sines and cosines",
         parameters: &[tuned("WG_SIZE", 64, WORK_GROUPS)],
         constraints: &[],
-        source: source!("timestep_embedding"),
+        source: source!("timestep_embedding.cl"),
     },
     Kernel {
         name: "token_embedding",
         summary: "adds each token's vector and its position's",
         parameters: &[tuned("WG_SIZE", 64, WORK_GROUPS)],
         constraints: &[],
-        source: source!("token_embedding"),
+        source: source!("token_embedding.cl"),
     },
     Kernel {
         name: "winograd_input",
         summary: "transforms the windows of a convolution for a batch of products",
         parameters: &[TILE, VECTOR, tuned("WG_SIZE", 64, WORK_GROUPS)],
         constraints: &[],
-        source: source!("winograd_input", "winograd"),
+        source: source!("winograd_input.cl", "winograd.h"),
     },
     Kernel {
         name: "winograd_local",
@@ -319,28 +356,32 @@ pub const KERNELS: &[Kernel] = &[
                 },
             },
         ],
-        source: source!("winograd_local"),
+        source: source!("winograd_local.cl"),
     },
     Kernel {
         name: "winograd_output",
         summary: "transforms a batch of products to the outputs of a convolution",
         parameters: &[TILE, VECTOR, tuned("WG_SIZE", 64, WORK_GROUPS)],
         constraints: &[],
-        source: source!("winograd_output", "winograd"),
+        source: source!("winograd_output.cl", "winograd.h"),
     },
     Kernel {
         name: "winograd_weights",
         summary: "transforms the weights of a convolution for a batch of products",
         parameters: &[
+            FORMAT,
             TILE,
             tuned("VECTOR", 16, &[1, 4, 8, 16]),
             tuned("WG_SIZE", 64, WORK_GROUPS),
             tuned("ROUNDS", 4, &[1, 4, 16, 64]),
         ],
-        constraints: &[],
-        source: source!("winograd_weights", "winograd"),
+        constraints: &[VECTORS_OF_FORMATS],
+        source: source!(weights, "winograd_weights.cl", "winograd.h"),
     },
 ];
+
+/// How weights are stored: 0 as activations are, else by [`Format::number`](crate::Format::number).
+const FORMAT: Parameter = given("FORMAT", 0);
 
 /// Outputs of a Winograd tile each way, which `plan` decides.
 const TILE: Parameter = given("TILE", 4);
@@ -348,11 +389,18 @@ const TILE: Parameter = given("TILE", 4);
 /// Channels at a time where these must divide what the problem has.
 const VECTOR: Parameter = given("VECTOR", 16);
 
+/// Of kernels that read weights as vectors.
+const VECTORS_OF_FORMATS: Constraint = Constraint {
+    text: "weights in blocks are read 4 or 16 at a time",
+    holds: |values, _| values.get("FORMAT") == 0 || [4, 16].contains(&values.get("VECTOR")),
+};
+
 /// Work-items in a work-group, of kernels that spread over elements.
 const WORK_GROUPS: &[u32] = &[1, 64, 128, 256];
 
 /// Of products by tiles in local memory.
 const LOCAL_TILES: &[Parameter] = &[
+    FORMAT,
     tuned("TILE_M", 64, &[16, 32, 64, 128]),
     tuned("TILE_N", 64, &[32, 64, 128]),
     tuned("TILE_K", 8, &[8, 16, 32]),
@@ -402,7 +450,18 @@ const REGISTER_TILES: &[Parameter] = &[
 
 /// Of products of matrices, whose rows may be read in place.
 const REGISTER_TILES_OF_ROWS: &[Parameter] = &[
+    FORMAT,
     given("IN_PLACE", 0),
+    REGISTER_TILES[0],
+    REGISTER_TILES[1],
+    REGISTER_TILES[2],
+    REGISTER_TILES[3],
+    REGISTER_TILES[4],
+];
+
+/// As those, of convolutions.
+const REGISTER_TILES_OF_WINDOWS: &[Parameter] = &[
+    FORMAT,
     REGISTER_TILES[0],
     REGISTER_TILES[1],
     REGISTER_TILES[2],

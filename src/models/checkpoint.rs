@@ -11,7 +11,7 @@ use half::slice::{HalfBitsSliceExt as _, HalfFloatSliceExt as _};
 use crate::io::one_line;
 use crate::io::safetensors::{SafeTensors, StoredType, TensorInfo};
 use crate::nn::TensorSource;
-use crate::{Error, Result};
+use crate::{Error, Format, Result};
 
 /// One component's tensors, over one or several mapped files.
 ///
@@ -21,6 +21,8 @@ pub struct Checkpoint {
     origin: PathBuf,
     files: Vec<Arc<SafeTensors>>,
     tensors: BTreeMap<String, Slot>,
+    /// What matrices and convolutions are to be held in.
+    format: Option<Format>,
 }
 
 /// Where a tensor is: all of a stored one, or one of several equal parts of its rows.
@@ -65,7 +67,7 @@ impl Checkpoint {
                 }
             }
         }
-        Ok(Checkpoint { origin: origin.to_path_buf(), files, tensors })
+        Ok(Checkpoint { origin: origin.to_path_buf(), files, tensors, format: None })
     }
 
     /// A tensor by its canonical name.
@@ -125,6 +127,19 @@ impl Checkpoint {
         part_of(info, file.data(&slot.stored_name)?, slot.part).map(|(shape, _)| shape)
     }
 
+    /// Has devices hold matrices and convolutions of at least 32 outputs in blocks: of
+    /// this format, or of the one that [takes its place](Format::for_inputs) where inputs are no
+    /// whole blocks. What is no blocks of 32 stays as it is, and so do vectors and tables.
+    pub fn quantize(&mut self, format: Format) {
+        self.format = Some(format);
+    }
+
+    /// What is held in blocks, by name.
+    pub fn formats(&self) -> BTreeMap<String, Format> {
+        let format = |name: &String| Some((name.clone(), self.format(name, &self.shape(name)?)?));
+        self.tensors.keys().filter_map(format).collect()
+    }
+
     /// The size of all tensors as they are stored.
     pub fn bytes(&self) -> u64 {
         let size = |slot: &Slot| {
@@ -148,6 +163,16 @@ impl TensorSource for Checkpoint {
 
     fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         Ok(self.tensor(name, shape)?.to_f32())
+    }
+
+    fn format(&self, name: &str, shape: &[usize]) -> Option<Format> {
+        let wanted = || match *without_unit_axes(shape) {
+            [outputs, channels] | [outputs, channels, _, _] if outputs >= LEAST_OUTPUTS => {
+                self.format?.for_inputs(channels)
+            }
+            _ => None,
+        };
+        self.stored(name).map(|(format, _)| format).or_else(wanted)
     }
 }
 
@@ -281,6 +306,9 @@ impl<'a> StoredTensor<'a> {
         &self.bytes[range.start * size..range.end * size]
     }
 }
+
+/// A weight of fewer outputs is not worth fewer bits: they are a panel of a device all the same.
+const LEAST_OUTPUTS: usize = 32;
 
 /// How many elements are converted at a time.
 const PIECE: usize = 1024;

@@ -2,9 +2,12 @@
 
 use std::fmt::Display;
 
+use rayon::prelude::*;
+
 use crate::ops::SplitWeights;
+use crate::quant;
 use crate::tensor::{Tensor, to_bytes};
-use crate::{DType, Device, Error, Result};
+use crate::{DType, Device, Error, Format, Result};
 
 /// Tensors by name: a checkpoint, or anything else that has them.
 pub trait TensorSource {
@@ -23,6 +26,50 @@ pub trait TensorSource {
     ///
     /// As [`TensorSource::check`].
     fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>>;
+
+    /// The blocks of a weight that is stored in blocks along its inputs, so that it can be used
+    /// without another rounding: rows of `[O, I]`, or of `[O, kH, kW, I]` for a convolution.
+    fn stored(&self, _name: &str) -> Option<(Format, &[u8])> {
+        None
+    }
+
+    /// The format in which the device holds a matrix `[O, I]` or the weight of a convolution
+    /// `[O, I, kH, kW]`: the [stored](TensorSource::stored) one, if a source has no other. `None` if
+    /// it holds values.
+    fn format(&self, name: &str, _shape: &[usize]) -> Option<Format> {
+        self.stored(name).map(|(format, _)| format)
+    }
+
+    /// A tensor in a format: O rows of blocks, each over (row, column, channel). What is not stored
+    /// in that format is read and encoded.
+    ///
+    /// # Errors
+    ///
+    /// As [`TensorSource::check`].
+    fn blocks(&self, name: &str, shape: &[usize], format: Format) -> Result<Vec<u8>> {
+        if let Some((stored, blocks)) = self.stored(name)
+            && stored == format
+        {
+            return Ok(blocks.to_vec());
+        }
+        let rows = channels_last(self.read(name, shape)?, shape);
+        let mut blocks = vec![0; quant::bytes(format, rows.len())?];
+        quant::encode(format, &rows, &mut blocks)?;
+        Ok(blocks)
+    }
+}
+
+/// `[O, I, kH, kW]` as `[O, kH, kW, I]`.
+fn channels_last(values: Vec<f32>, shape: &[usize]) -> Vec<f32> {
+    let taps: usize = shape.iter().skip(2).product();
+    if taps == 1 {
+        return values;
+    }
+    let channels = shape[1];
+    let row = |row: &[f32]| -> Vec<f32> {
+        (0..taps * channels).map(|at| row[at % channels * taps + at / channels]).collect()
+    };
+    values.par_chunks(taps * channels).flat_map_iter(row).collect()
 }
 
 /// What a layer is loaded with: a source of tensors, a place in its names, a device, and how
@@ -116,11 +163,20 @@ impl<'a> Loader<'a> {
     ///
     /// As [`Loader::vector`].
     pub fn matrices(&self, names: &[&str], [outputs, inputs]: [usize; 2]) -> Result<SplitWeights> {
-        let read = self.checked(names, &[outputs, inputs])?;
-        let stacked = [names.len() * outputs, inputs];
-        let read = || Ok(read()?.concat());
-        SplitWeights::linear(self.device, self.dtype, stacked, read)
-            .map_err(|error| self.named(names[0], error))
+        let shape = [outputs, inputs];
+        let read = self.checked(names, &shape)?;
+        let all_outputs = names.len() * outputs;
+        let weights = match self.format(names, &shape) {
+            None => {
+                let read = || Ok(read()?.concat());
+                SplitWeights::linear(self.device, self.dtype, [all_outputs, inputs], read)
+            }
+            Some(format) => {
+                let read = || self.blocks(names, &shape, format);
+                SplitWeights::blocks(self.device, format, [all_outputs, inputs, 1], read)
+            }
+        };
+        weights.map_err(|error| self.named(names[0], error))
     }
 
     /// The weight of a convolution, `[O, I, kH, kW]`.
@@ -130,8 +186,27 @@ impl<'a> Loader<'a> {
     /// As [`Loader::vector`].
     pub fn convolution(&self, name: &str, shape: [usize; 4]) -> Result<SplitWeights> {
         let read = self.checked(&[name], &shape)?;
-        SplitWeights::conv2d(self.device, self.dtype, shape, || Ok(read()?.concat()))
-            .map_err(|error| self.named(name, error))
+        let weights = match self.format(&[name], &shape) {
+            None => SplitWeights::conv2d(self.device, self.dtype, shape, || Ok(read()?.concat())),
+            Some(format) => {
+                let [outputs, channels, height, width] = shape;
+                let read = || self.blocks(&[name], &shape, format);
+                SplitWeights::blocks(self.device, format, [outputs, channels, height * width], read)
+            }
+        };
+        weights.map_err(|error| self.named(name, error))
+    }
+
+    /// The format that all of these have.
+    fn format(&self, names: &[&str], shape: &[usize]) -> Option<Format> {
+        let of = |name: &&str| self.source.format(&format!("{}{name}", self.prefix), shape);
+        let first = of(&names[0])?;
+        names.iter().all(|name| of(name) == Some(first)).then_some(first)
+    }
+
+    fn blocks(&self, names: &[&str], shape: &[usize], format: Format) -> Result<Vec<u8>> {
+        let of = |name: &&str| self.source.blocks(&format!("{}{name}", self.prefix), shape, format);
+        Ok(names.iter().map(of).collect::<Result<Vec<_>>>()?.concat())
     }
 
     /// Says which tensor it is that the device cannot hold.

@@ -1,6 +1,7 @@
 //! What a product does with its result before it is stored.
 
 use crate::ops::Activation;
+use crate::ops::weights::Storage;
 use crate::tensor::Tensor;
 use crate::{DType, Error, Result};
 
@@ -22,12 +23,13 @@ impl Epilogue<'_> {
         &self,
         op: &'static str,
         x: &Tensor,
-        weights: DType,
+        weights: Storage,
         result: &[usize],
     ) -> Result<()> {
         let dtype = x.dtype();
-        if weights != dtype {
-            let got = weights;
+        if let Storage::Values(got) = weights
+            && got != dtype
+        {
             return Err(Error::shape(op, format!("weights must be {dtype} as x is, got {got}")));
         }
         match self.residual {

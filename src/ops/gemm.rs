@@ -7,13 +7,14 @@ use crate::kernel::Configuration;
 use crate::memory::{Block, Lifetime};
 use crate::ops::epilogue::is_output_bias;
 use crate::ops::tiles::{
-    Tiling, local_tiling, most_local_groups, panel_tiling, register_tiling_of_rows, split_tiling,
+    Tiling, format_class, local_tiling, most_local_groups, panel_tiling, register_tiling_of_rows,
+    split_tiling,
 };
 use crate::ops::weights::Extent;
 use crate::ops::{Epilogue, PANEL, Weights};
 use crate::tensor::{BandBuffer, Tensor};
 use crate::tune::Class;
-use crate::{DType, Error, Result};
+use crate::{DType, Error, Format, Result};
 
 const _: () = assert!(PANEL == crate::backend::cpu::PANEL);
 
@@ -93,7 +94,7 @@ fn slices(problem: &Problem, info: &DeviceInfo) -> Option<usize> {
 /// # Shapes
 ///
 /// - `x`: `[.., K]`; with `x2`, `[.., K1]` and `[.., K2]` with `K1 + K2 = K`
-/// - `weights`: N outputs, K inputs; stored as `x` is
+/// - `weights`: N outputs, K inputs; stored as `x` is, or in blocks
 /// - bias: `[N]`, f32
 /// - residual: the result's shape and element type
 /// - result: `[.., N]`, of the element type of `x`
@@ -176,7 +177,7 @@ pub(super) fn check(
     let [leading @ .., columns] = x.shape() else {
         return shape_error("x must be [.., K], got no axes".to_owned());
     };
-    let Extent { inputs, outputs, dtype } = weights;
+    let Extent { inputs, outputs, storage } = weights;
     match x2.map(|x2| (x2, x2.shape())) {
         None if *columns != inputs => {
             return shape_error(format!("x must be [.., {inputs}], got {:?}", x.shape()));
@@ -200,7 +201,7 @@ pub(super) fn check(
         return shape_error(format!("bias must be [{outputs}] f32, got {shape:?} {dtype}"));
     }
     let shape: Vec<usize> = leading.iter().copied().chain([outputs]).collect();
-    epilogue.check("gemm", x, dtype, &shape)?;
+    epilogue.check("gemm", x, storage, &shape)?;
     Ok(shape)
 }
 
@@ -229,6 +230,8 @@ fn run(
             x: x.band(&band)?,
             x2: x2.map(|x2| x2.band(&band)).transpose()?,
             weights: &panels,
+            format: weights.storage().format(),
+            weight_bytes: weights.bytes(),
             residual: epilogue.residual.map(|tensor| tensor.band(&band)).transpose()?,
             epilogue,
             y: &y_band,
@@ -249,6 +252,8 @@ struct Product<'a> {
     x: BandBuffer<'a>,
     x2: Option<BandBuffer<'a>>,
     weights: &'a Buffer,
+    format: Option<Format>,
+    weight_bytes: usize,
     /// Of this band, as `epilogue` has it whole.
     residual: Option<BandBuffer<'a>>,
     epilogue: Epilogue<'a>,
@@ -262,6 +267,7 @@ impl Product<'_> {
         if self.x2.is_some() {
             class.0.push(("columns", self.columns));
         }
+        class.0.extend(format_class(self.format));
         class
     }
 
@@ -306,7 +312,7 @@ impl Product<'_> {
                 groups: tiling.groups,
                 local: tiling.local,
                 flop: 2 * (rows * outputs) as u64 * inputs as u64,
-                bytes: ((rows * (inputs + outputs) + outputs * inputs) * dtype.size()) as u64,
+                bytes: (rows * (inputs + outputs) * dtype.size() + self.weight_bytes) as u64,
             },
             &Tunable {
                 class,
@@ -344,7 +350,7 @@ impl Product<'_> {
                 groups: tiling.groups,
                 local: tiling.local,
                 flop: 2 * (rows * outputs) as u64 * inputs as u64,
-                bytes: sums_bytes + ((rows + outputs) * inputs * dtype.size()) as u64,
+                bytes: sums_bytes + (rows * inputs * dtype.size() + self.weight_bytes) as u64,
             },
             &Tunable {
                 class: &class,

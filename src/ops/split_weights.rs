@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use super::weights::{Extent, counted};
-use super::{Conv2d, Epilogue, PANEL, Weights, conv2d, gemm};
+use super::weights::{Extent, counted, counted_blocks};
+use super::{Conv2d, Epilogue, PANEL, Storage, Weights, conv2d, gemm};
 use crate::device::Device;
 use crate::tensor::Tensor;
-use crate::{DType, Result};
+use crate::{DType, Format, Result};
 
 /// A linear layer's or convolution's weight in as few blocks as the device's largest allocation
 /// allows: one, or pieces of its outputs, each of whole panels.
@@ -24,7 +24,8 @@ impl SplitWeights {
     ///
     /// # Errors
     ///
-    /// As [`Weights::linear`]; [`Error::Allocation`](crate::Error::Allocation) if not even one panel fits one allocation.
+    /// As [`Weights::linear`]; [`Error::Allocation`](crate::Error::Allocation) if not even one panel
+    /// fits one allocation.
     pub fn linear(
         device: &Device,
         dtype: DType,
@@ -46,26 +47,59 @@ impl SplitWeights {
         read: impl FnOnce() -> Result<Vec<f32>>,
     ) -> Result<Self> {
         let inputs = channels * height * width;
-        let panel_bytes = (PANEL * inputs * dtype.size()) as u64;
-        let most_panels = device.memory().max_allocation_bytes() / panel_bytes.max(1);
-        let panels = outputs.div_ceil(PANEL);
-        let count = panels.div_ceil((most_panels as usize).max(1));
-        if count <= 1 {
+        let storage = Storage::Values(dtype);
+        let Some(length) = length(device, storage, outputs, inputs) else {
             let whole = Weights::conv2d(device, dtype, [outputs, channels, height, width], read)?;
             return Ok(Self { pieces: vec![whole] });
-        }
+        };
         let values = match device.executes() {
             true => counted(read()?, outputs * inputs)?,
             false => Vec::new(),
         };
-        let piece = |start: usize, end: usize| {
-            let shape = [end - start, channels, height, width];
-            let read = || Ok(values[start * inputs..end * inputs].to_vec());
+        Self::pieces_of(outputs, length, |piece| {
+            let shape = [piece.len(), channels, height, width];
+            let read = || Ok(values[piece.start * inputs..piece.end * inputs].to_vec());
             Weights::conv2d(device, dtype, shape, read)
+        })
+    }
+
+    /// As [`Weights::blocks`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Weights::blocks`]; [`Error::Allocation`](crate::Error::Allocation) if not even one panel
+    /// fits one allocation.
+    pub fn blocks(
+        device: &Device,
+        format: Format,
+        [outputs, channels, taps]: [usize; 3],
+        read: impl FnOnce() -> Result<Vec<u8>>,
+    ) -> Result<Self> {
+        let inputs = channels * taps;
+        let Some(length) = length(device, Storage::Blocks(format), outputs, inputs) else {
+            let whole = Weights::blocks(device, format, [outputs, channels, taps], read)?;
+            return Ok(Self { pieces: vec![whole] });
         };
-        let length = panels.div_ceil(count) * PANEL;
+        let blocks = match device.executes() {
+            true => counted_blocks(read()?, format, outputs * inputs)?,
+            false => Vec::new(),
+        };
+        let row_bytes = inputs / format.block_values() * format.block_bytes();
+        Self::pieces_of(outputs, length, |piece| {
+            let shape = [piece.len(), channels, taps];
+            let read = || Ok(blocks[piece.start * row_bytes..piece.end * row_bytes].to_vec());
+            Weights::blocks(device, format, shape, read)
+        })
+    }
+
+    /// Pieces of `length` outputs each.
+    fn pieces_of(
+        outputs: usize,
+        length: usize,
+        piece: impl Fn(Range<usize>) -> Result<Weights>,
+    ) -> Result<Self> {
         let starts = (0..outputs).step_by(length);
-        let pieces = starts.map(|start| piece(start, outputs.min(start + length)));
+        let pieces = starts.map(|start| piece(start..outputs.min(start + length)));
         Ok(Self { pieces: pieces.collect::<Result<_>>()? })
     }
 
@@ -79,9 +113,9 @@ impl SplitWeights {
         self.pieces[0].inputs()
     }
 
-    /// How the values are stored.
-    pub fn dtype(&self) -> DType {
-        self.pieces[0].dtype()
+    /// How it is stored on the device.
+    pub fn storage(&self) -> Storage {
+        self.pieces[0].storage()
     }
 
     /// The blocks, in the order of the outputs.
@@ -115,7 +149,7 @@ impl SplitWeights {
             return conv2d(x, whole, params, epilogue);
         }
         let problem = conv2d::check(x, self.extent(), params, &epilogue)?;
-        match conv2d::plan_on(&problem, x.device()) {
+        match conv2d::plan_on(&problem, self.storage(), x.device()) {
             conv2d::Algorithm::Pointwise => self.multiply(x, None, epilogue),
             algorithm => self.by_piece(x, epilogue, |piece, epilogue| {
                 let problem = conv2d::Problem { outputs: piece.outputs(), ..problem };
@@ -125,7 +159,7 @@ impl SplitWeights {
     }
 
     fn extent(&self) -> Extent {
-        Extent { outputs: self.outputs(), inputs: self.inputs(), dtype: self.dtype() }
+        Extent { outputs: self.outputs(), inputs: self.inputs(), storage: self.storage() }
     }
 
     /// The results of `op` for every piece, whose columns are put beside each other. Each is given
@@ -153,4 +187,13 @@ impl SplitWeights {
         }
         Tensor::of_columns(&results, x)
     }
+}
+
+/// The outputs of a piece, in whole panels; `None` where one block takes all of them.
+fn length(device: &Device, storage: Storage, outputs: usize, inputs: usize) -> Option<usize> {
+    let panel_bytes = storage.panel_bytes(inputs) as u64;
+    let most_panels = device.memory().max_allocation_bytes() / panel_bytes.max(1);
+    let panels = outputs.div_ceil(PANEL);
+    let count = panels.div_ceil((most_panels as usize).max(1));
+    (count > 1).then(|| panels.div_ceil(count) * PANEL)
 }

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::DType;
 use crate::device::{Device, Grid};
 use crate::info::DeviceInfo;
 use crate::kernel::Configuration;
 use crate::ops::PANEL;
 use crate::tune::Class;
+use crate::{DType, Format};
 
 /// A kernel's configuration, and the launch that it leads to.
 #[derive(Clone, Debug)]
@@ -88,8 +88,20 @@ pub(super) fn register_tiling_of(
 ) -> Tiling {
     let mut suggested = suggested_register_tiles(device.info(), class.0[0].1).to_vec();
     suggested.extend(given);
+    suggested.push(format_value(class));
     let configuration = device.configuration(kernel, dtype, class, &suggested);
     Tiling::new(device, class, configuration, register_grid)
+}
+
+/// What tells weights in blocks from others in a problem's class.
+pub(super) fn format_class(format: Option<Format>) -> Option<(&'static str, usize)> {
+    format.map(|format| ("format", format.number() as usize))
+}
+
+/// `FORMAT` for a class.
+pub(super) fn format_value(class: &Class) -> (&'static str, u32) {
+    let format = class.0.iter().find(|(name, _)| *name == "format");
+    ("FORMAT", format.map_or(0, |(_, number)| *number as u32))
 }
 
 fn register_grid(info: &DeviceInfo, class: &Class, configuration: &Configuration) -> Grid {
@@ -146,11 +158,16 @@ fn fills(tile: usize, rows: usize, usual: usize) -> bool {
 /// GPU over outputs and over K.
 pub(super) fn panel_tiling(device: &Device, dtype: DType, class: &Class) -> Tiling {
     let (rows, info) = (class.0[0].1, device.info());
-    let [vector, item_outputs, slices] = match info.vector_width.min(16) {
-        vector if info.prefers_register_tiles() => [vector.next_power_of_two(), PANEL as u32, 1],
-        _ => [4, 4, 8],
+    let format = format_value(class);
+    let [vector, item_outputs, slices] = match (info.prefers_register_tiles(), format.1) {
+        (true, 0) => [info.vector_width.min(16).next_power_of_two(), PANEL as u32, 1],
+        (true, _) => [16, PANEL as u32, 1],
+        // Loads of 16 bytes, where there are registers for their sums.
+        (false, 1..) if rows <= 2 => [16, 16, 32],
+        (false, _) => [4, 4, 8],
     };
     let suggested = [
+        format,
         ("ROWS", rows.next_power_of_two() as u32),
         ("VECTOR", vector),
         ("ITEM_N", item_outputs),
@@ -170,14 +187,17 @@ pub(super) fn local_tiling(
     dtype: DType,
     class: &Class,
 ) -> Tiling {
-    let suggested = suggested_local_tiles(device.info(), class);
+    let mut suggested = suggested_local_tiles(device.info(), class).to_vec();
+    suggested.push(format_value(class));
     let configuration = device.configuration(kernel, dtype, class, &suggested);
     Tiling::new(device, class, configuration, local_grid)
 }
 
 /// As [`local_tiling`], of a product in slices: it has so few tiles that they are the smallest.
 pub(super) fn split_tiling(device: &Device, dtype: DType, class: &Class) -> Tiling {
-    let configuration = device.configuration("gemm_split", dtype, class, &named(&SMALLEST_TILE));
+    let mut suggested = named(&SMALLEST_TILE).to_vec();
+    suggested.push(format_value(class));
+    let configuration = device.configuration("gemm_split", dtype, class, &suggested);
     Tiling::new(device, class, configuration, local_grid)
 }
 

@@ -2,13 +2,11 @@
 
 use std::ops::Deref;
 
-use rayon::prelude::*;
-
 use crate::backend::Buffer;
 use crate::device::Device;
-use crate::memory::{Block, HostBlock, Lifetime, zeros};
-use crate::tensor::write_bytes;
-use crate::{DType, Error, Result};
+use crate::memory::{Block, HostBlock, Lifetime};
+use crate::ops::panels;
+use crate::{DType, Error, Format, Result};
 
 /// The number of outputs in a panel, `PANEL` in the kernels.
 ///
@@ -19,7 +17,8 @@ pub const PANEL: usize = 32;
 ///
 /// Panels of [`PANEL`] outputs: `[ceil(N / PANEL)][K][PANEL]`, zero where N ends. K runs over
 /// (row, column, channel) of a convolution's window, channels contiguous. A register tile reads
-/// one panel from front to back; a work-group reads its rows as whole cache lines.
+/// one panel from front to back; a work-group reads its rows as whole cache lines. Or, of weights in
+/// few bits, panels of blocks, which kernels decode as they read them: see `kernels/quant/`.
 ///
 /// It is on the device for as long as it lives, or, if it was made while
 /// [`Device::offload_weights`] was in force, on the host, and copied to the device just before each
@@ -27,7 +26,7 @@ pub const PANEL: usize = 32;
 #[derive(Debug)]
 pub struct Weights {
     place: Place,
-    dtype: DType,
+    storage: Storage,
     outputs: usize,
     inputs: usize,
 }
@@ -38,12 +37,39 @@ enum Place {
     Offloaded(Device, HostBlock),
 }
 
+/// How a weight is stored on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// Values, each by itself: as the activations that it is multiplied with.
+    Values(DType),
+    /// Blocks of few bits, for activations of any type.
+    Blocks(Format),
+}
+
+impl Storage {
+    /// The bytes of a panel of so many inputs.
+    pub(super) fn panel_bytes(self, inputs: usize) -> usize {
+        match self {
+            Storage::Values(dtype) => inputs * PANEL * dtype.size(),
+            Storage::Blocks(format) => inputs / format.block_values() * format.held_bytes() * PANEL,
+        }
+    }
+
+    /// What a kernel that reads it is specialised by.
+    pub(super) fn format(self) -> Option<Format> {
+        match self {
+            Storage::Values(_) => None,
+            Storage::Blocks(format) => Some(format),
+        }
+    }
+}
+
 /// What ops check of a weight, whole or in pieces.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Extent {
     pub outputs: usize,
     pub inputs: usize,
-    pub dtype: DType,
+    pub storage: Storage,
 }
 
 /// A weight on the device: its own block, or a copy until this is dropped.
@@ -94,12 +120,45 @@ impl Weights {
         read: impl FnOnce() -> Result<Vec<f32>>,
     ) -> Result<Self> {
         let taps = height * width;
-        let inputs = taps * channels;
-        let bytes = outputs.next_multiple_of(PANEL) * inputs * dtype.size();
-        let produce = || {
+        let (inputs, storage) = (taps * channels, Storage::Values(dtype));
+        Self::pack(device, storage, [outputs, inputs], || {
             let values = counted(read()?, outputs * inputs)?;
-            pack(&values, dtype, outputs, channels, taps)
-        };
+            panels::of_values(&values, dtype, outputs, channels, taps)
+        })
+    }
+
+    /// The weight of a linear layer, or of a convolution with a window of `taps` pixels, in blocks:
+    /// O rows of blocks as files have them, each over (row, column, channel) of the window. `read`
+    /// is not called on a dry run.
+    ///
+    /// # Errors
+    ///
+    /// Those of `read`; [`Error::Shape`] if it gives another number of bytes, or if `channels` are no
+    /// whole number of blocks; [`Error::OutOfMemory`].
+    pub fn blocks(
+        device: &Device,
+        format: Format,
+        [outputs, channels, taps]: [usize; 3],
+        read: impl FnOnce() -> Result<Vec<u8>>,
+    ) -> Result<Self> {
+        let (inputs, values) = (taps * channels, format.block_values());
+        if !channels.is_multiple_of(values) {
+            let detail = format!("{format} takes a multiple of {values} channels, got {channels}");
+            return Err(Error::shape("weights", detail));
+        }
+        Self::pack(device, Storage::Blocks(format), [outputs, inputs], || {
+            let rows = counted_blocks(read()?, format, outputs * inputs)?;
+            panels::of_blocks(&rows, format, outputs, inputs)
+        })
+    }
+
+    fn pack(
+        device: &Device,
+        storage: Storage,
+        [outputs, inputs]: [usize; 2],
+        produce: impl FnOnce() -> Result<Vec<u8>>,
+    ) -> Result<Self> {
+        let bytes = outputs.div_ceil(PANEL) * storage.panel_bytes(inputs);
         let place = match device.offloads(bytes as u64) {
             false => Place::Resident(device.upload(bytes, Lifetime::Resident, produce)?),
             true => {
@@ -108,7 +167,7 @@ impl Weights {
                 Place::Offloaded(device.clone(), held)
             }
         };
-        Ok(Self { place, dtype, outputs, inputs })
+        Ok(Self { place, storage, outputs, inputs })
     }
 
     /// N, or O.
@@ -121,13 +180,18 @@ impl Weights {
         self.inputs
     }
 
-    /// How the values are stored.
-    pub fn dtype(&self) -> DType {
-        self.dtype
+    /// How it is stored on the device.
+    pub fn storage(&self) -> Storage {
+        self.storage
+    }
+
+    /// The size of its panels.
+    pub fn bytes(&self) -> usize {
+        self.outputs.div_ceil(PANEL) * self.storage.panel_bytes(self.inputs)
     }
 
     pub(super) fn extent(&self) -> Extent {
-        Extent { outputs: self.outputs, inputs: self.inputs, dtype: self.dtype }
+        Extent { outputs: self.outputs, inputs: self.inputs, storage: self.storage }
     }
 
     /// The panels on the device, copied there if they are not.
@@ -151,49 +215,12 @@ pub(super) fn counted(values: Vec<f32>, expected: usize) -> Result<Vec<f32>> {
     }
 }
 
-/// `[O, I, taps]` to panels.
-fn pack(
-    values: &[f32],
-    dtype: DType,
-    outputs: usize,
-    channels: usize,
-    taps: usize,
-) -> Result<Vec<u8>> {
-    let inputs = channels * taps;
-    let panel_bytes = inputs * PANEL * dtype.size();
-    let mut packed = zeros(outputs.div_ceil(PANEL) * panel_bytes)?;
-    packed.par_chunks_mut(panel_bytes).enumerate().for_each(|(index, bytes)| {
-        let first = index * PANEL;
-        let mut panel = vec![0.0; inputs * PANEL];
-        for output in first..outputs.min(first + PANEL) {
-            let row = &values[output * inputs..][..inputs];
-            for channel in 0..channels {
-                for tap in 0..taps {
-                    let k = tap * channels + channel;
-                    panel[k * PANEL + output - first] = row[channel * taps + tap];
-                }
-            }
+/// Blocks of so many values.
+pub(super) fn counted_blocks(blocks: Vec<u8>, format: Format, values: usize) -> Result<Vec<u8>> {
+    match (blocks.len(), values / format.block_values() * format.block_bytes()) {
+        (got, expected) if got == expected => Ok(blocks),
+        (got, expected) => {
+            Err(Error::shape("weights", format!("expected {expected} B of {format}, got {got} B")))
         }
-        write_bytes(&panel, dtype, bytes);
-    });
-    Ok(packed)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_panel_holds_the_window_row_by_row_with_channels_contiguous() {
-        // Two outputs, two channels, a window of 1 x 3.
-        let values: Vec<f32> = (0..12).map(|value| value as f32).collect();
-        let packed = pack(&values, DType::F32, 2, 2, 3).unwrap();
-        let value = |k: usize, output: usize| {
-            let start = (k * PANEL + output) * 4;
-            f32::from_ne_bytes(packed[start..start + 4].try_into().unwrap())
-        };
-        assert_eq!((0..6).map(|k| value(k, 0)).collect::<Vec<_>>(), [0., 3., 1., 4., 2., 5.]);
-        assert_eq!((0..6).map(|k| value(k, 1)).collect::<Vec<_>>(), [6., 9., 7., 10., 8., 11.]);
-        assert_eq!(value(0, 2), 0.0);
     }
 }

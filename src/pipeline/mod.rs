@@ -28,6 +28,7 @@ mod tiling;
 mod time;
 mod vae;
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 pub use ladder::RungTaken;
@@ -50,7 +51,7 @@ use crate::pipeline::layout::{channels_first, channels_last};
 use crate::pipeline::noise::Generator;
 use crate::pipeline::scheduler::{Scheduler, SchedulerConfig, SchedulerKind};
 use crate::tensor::Tensor;
-use crate::{DType, Error, Result};
+use crate::{DType, Error, Format, Result};
 
 /// A Stable Diffusion model on a device, ready to draw.
 #[derive(Debug)]
@@ -63,6 +64,8 @@ pub struct Pipeline {
     encoder: Option<VaeEncoder>,
     decoder: VaeDecoder,
     vae: VaeConfig,
+    /// What of the VAE is held in blocks, by name.
+    vae_formats: BTreeMap<String, Format>,
     /// Where the weights are.
     place: LoadOptions,
     scheduler: SchedulerConfig,
@@ -194,6 +197,7 @@ impl Pipeline {
             encoder,
             decoder,
             vae: files.vae.config.clone(),
+            vae_formats: files.vae.weights.formats(),
             place: options.clone(),
             scheduler,
             default_size: files.default_size(),

@@ -1,5 +1,6 @@
 //! Whether the VAE works in tiles.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use super::rungs::Ways;
@@ -9,7 +10,7 @@ use crate::memory::MemoryStats;
 use crate::models::vae::{Blend, VaeDecoder, VaeEncoder};
 use crate::nn::TensorSource;
 use crate::tensor::Tensor;
-use crate::{Error, Result};
+use crate::{Error, Format, Result};
 
 /// Whether the VAE cuts pictures into tiles.
 ///
@@ -86,16 +87,20 @@ pub(super) enum Half {
     Decoder,
 }
 
-/// Stands for weights on a dry run, which reads none.
-struct NoWeights;
+/// Stands for weights on a dry run, which reads none: what is held in blocks, by name.
+struct NoWeights<'a>(&'a BTreeMap<String, Format>);
 
-impl TensorSource for NoWeights {
+impl TensorSource for NoWeights<'_> {
     fn check(&self, _name: &str, _shape: &[usize]) -> Result<()> {
         Ok(())
     }
 
     fn read(&self, name: &str, _shape: &[usize]) -> Result<Vec<f32>> {
         unreachable!("a dry run reads {name}")
+    }
+
+    fn format(&self, name: &str, _shape: &[usize]) -> Option<Format> {
+        self.0.get(name).copied()
     }
 }
 
@@ -183,11 +188,11 @@ impl Pipeline {
         half: Half,
         dry: &Device,
     ) -> Result<(Option<VaeEncoder>, Option<VaeDecoder>)> {
-        let (dtype, config) = (self.dtype, &self.vae);
+        let (dtype, config, source) = (self.dtype, &self.vae, NoWeights(&self.vae_formats));
         let _place = self.place.place(dry, Component::Vae);
         Ok(match half {
-            Half::Encoder => (Some(VaeEncoder::load(dry, dtype, config, &NoWeights)?), None),
-            Half::Decoder => (None, Some(VaeDecoder::load(dry, dtype, config, &NoWeights)?)),
+            Half::Encoder => (Some(VaeEncoder::load(dry, dtype, config, &source)?), None),
+            Half::Decoder => (None, Some(VaeDecoder::load(dry, dtype, config, &source)?)),
         })
     }
 

@@ -15,7 +15,7 @@ use crate::device::{Device, TransferRate, TransferRates};
 use crate::hardware::Preset;
 use crate::info::{DeviceInfo, DeviceKind};
 use crate::models::{ModelFiles, UNet};
-use crate::nn::TensorSource;
+use crate::nn::{Loader, TensorSource};
 use crate::ops::Weights;
 use crate::{DType, Error, Result};
 
@@ -318,9 +318,9 @@ pub(super) fn seconds_per_byte(device: &Device, files: &ModelFiles, dtype: DType
         let sizes = std::array::from_fn(|axis| *shape.get(axis).unwrap_or(&1));
         let load = || {
             let start = Instant::now();
-            let weights = Weights::conv2d(&bench, dtype, sizes, || part.weights.read(name, shape))?;
-            let bytes = weights.outputs() * weights.inputs() * dtype.size();
-            Ok::<_, Error>((start.elapsed().as_secs_f64(), bytes))
+            let weights = Loader::new(&bench, dtype, &part.weights).convolution(name, sizes)?;
+            let elapsed = start.elapsed().as_secs_f64();
+            Ok::<_, Error>((elapsed, weights.pieces().iter().map(Weights::bytes).sum::<usize>()))
         };
         // The better of two: whatever disturbs one makes it slower.
         match load().and_then(|first| Ok((first, load()?))) {

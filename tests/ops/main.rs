@@ -7,6 +7,7 @@ mod common;
 mod claiming;
 
 mod attention;
+mod blocks;
 mod cast;
 mod conv2d;
 mod embeddings;

@@ -4,9 +4,9 @@ use std::cell::Cell;
 
 use half::f16;
 
-use super::HostMemory;
-use crate::DType;
+use super::{HostMemory, Terms};
 use crate::backend::{Argument, Buffer, ProgramSource, Value};
+use crate::{DType, Format};
 
 /// What a kernel in Rust is called with.
 ///
@@ -62,6 +62,7 @@ trait Plain: Copy {}
 impl Plain for f32 {}
 impl Plain for f16 {}
 impl Plain for u32 {}
+impl Plain for u8 {}
 
 impl<'a> Arguments<'a> {
     pub(super) fn new(arguments: &'a [Argument<'a>], source: &'a ProgramSource) -> Self {
@@ -115,6 +116,18 @@ impl<'a> Arguments<'a> {
             DType::F32 => Reals::F32(slice(buffer)),
             DType::F16 => Reals::F16(slice(buffer)),
         })
+    }
+
+    /// Weights, stored as `FORMAT` says, or as `REAL` if the kernel has no such parameter.
+    pub fn weights(&self, name: &str) -> Terms<'a> {
+        let format = self.source.parameters.iter().find(|(name, _)| *name == "FORMAT");
+        match format.and_then(|(_, number)| Format::from_number(*number)) {
+            None => Terms::Reals(self.reals(name)),
+            Some(format) => {
+                let bytes = self.input(name).unwrap_or_else(|| panic!("{name} is absent"));
+                Terms::Blocks(format, slice(bytes))
+            }
+        }
     }
 
     /// An input of `float`.

@@ -71,7 +71,7 @@ pub fn definition(arguments: &Arguments) {
     let sizes = Sizes::new(arguments);
     let Sizes { height, width, channels, out_height, out_width, outputs, .. } = sizes;
     let inputs = sizes.kernel_height * sizes.kernel_width * channels;
-    let (x, weights) = (arguments.reals("x"), arguments.reals("weights"));
+    let (x, weights) = (arguments.reals("x"), arguments.weights("weights"));
     let bias = arguments.optional_floats("bias");
     let sample_bias = arguments.optional_reals("sample_bias");
     let residual = arguments.optional_reals("residual");
@@ -162,7 +162,7 @@ pub fn fast(arguments: &Arguments) {
         rows: sizes.rows(),
         outputs: sizes.outputs,
         inputs: sizes.kernel_height * sizes.kernel_width * sizes.channels,
-        weights: arguments.reals("weights"),
+        weights: arguments.weights("weights"),
         epilogue: epilogue(arguments, &sizes),
     };
     let windows = Windows { x: arguments.reals("x"), sizes };

@@ -10,7 +10,7 @@ pub fn definition(arguments: &Arguments) {
     let batch = arguments.size("batch");
     let (inputs, columns) = (arguments.size("inputs"), arguments.size("columns"));
     let (x, x2) = (arguments.reals("x"), arguments.optional_reals("x2"));
-    let (weights, residual) = (arguments.reals("weights"), arguments.optional_reals("residual"));
+    let (weights, residual) = (arguments.weights("weights"), arguments.optional_reals("residual"));
     let bias = arguments.optional_floats("bias");
     let activation = arguments.size("activation");
     // Of x ++ x2.
@@ -79,7 +79,7 @@ pub fn fast(arguments: &Arguments) {
         residual: arguments.optional_reals("residual"),
     };
     let outputs = arguments.size("outputs");
-    let (batch, weights) = (arguments.size("batch"), arguments.reals("weights"));
+    let (batch, weights) = (arguments.size("batch"), arguments.weights("weights"));
     let product = Product { batch, rows, outputs, inputs, weights, epilogue };
     let (x, x2) = (arguments.reals("x"), arguments.optional_reals("x2"));
     let matrix = Matrix { x, columns, x2, columns2: inputs - columns };

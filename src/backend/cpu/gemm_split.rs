@@ -9,7 +9,7 @@ pub fn definition(arguments: &Arguments) {
     let (inputs, columns) = (arguments.size("inputs"), arguments.size("columns"));
     let (slices, slice_terms) = (arguments.size("slices"), arguments.size("slice_terms"));
     let (x, x2) = (arguments.reals("x"), arguments.optional_reals("x2"));
-    let weights = arguments.reals("weights");
+    let weights = arguments.weights("weights");
     // Of x ++ x2.
     let input = |row: usize, k: usize| match x2 {
         Some(x2) if k >= columns => x2.get(row * (inputs - columns) + k - columns),

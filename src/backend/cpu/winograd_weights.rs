@@ -1,13 +1,12 @@
 //! See `kernels/winograd_weights.cl`.
 
 use super::attention::lanes::Lanes;
-use super::vector_math::widen;
 use super::winograd::{self, MOST, Target, Task, both_ways, floats, matrices, transform_weights};
-use super::{Arguments, PANEL, Reals};
+use super::{Arguments, PANEL, Reals, Terms};
 
 pub fn definition(arguments: &Arguments) {
     let matrix = matrices(arguments.parameter("TILE") as usize).weights;
-    let weights = arguments.reals("weights");
+    let weights = arguments.weights("weights");
     let (first_panel, panels) = (arguments.size("first_panel"), arguments.size("panels"));
     let run = arguments.size("channels") * PANEL;
     let transformed = arguments.floats_out("transformed");
@@ -26,7 +25,7 @@ pub fn definition(arguments: &Arguments) {
 const RUN: usize = 512;
 
 struct Weights<'a> {
-    weights: Reals<'a>,
+    weights: Terms<'a>,
     transformed: Target<'a, f32>,
     tile: usize,
     run: usize,
@@ -37,7 +36,7 @@ struct Weights<'a> {
 pub fn fast(arguments: &Arguments) {
     let tile = arguments.parameter("TILE") as usize;
     let (first_panel, panels) = (arguments.size("first_panel"), arguments.size("panels"));
-    let (run, weights) = (arguments.size("channels") * PANEL, arguments.reals("weights"));
+    let (run, weights) = (arguments.size("channels") * PANEL, arguments.weights("weights"));
     let transformed = Target::new(arguments.floats_out("transformed"));
     let task = Weights { weights, transformed, tile, run, first_panel, panels };
     winograd::run(&task, panels * run.div_ceil(RUN));
@@ -68,10 +67,12 @@ impl Weights<'_> {
         let decoded = floats(scratch, 9 * RUN);
         let start = |tap| ((self.first_panel + panel) * 9 + tap) * self.run + first;
         let taps: [&[f32]; 9] = match self.weights {
-            Reals::F32(values) => std::array::from_fn(|tap| &values[start(tap)..][..length]),
-            Reals::F16(values) => {
+            Terms::Reals(Reals::F32(values)) => {
+                std::array::from_fn(|tap| &values[start(tap)..][..length])
+            }
+            weights => {
                 for (tap, target) in decoded.chunks_exact_mut(RUN).enumerate() {
-                    widen(&values[start(tap)..][..length], &mut target[..length]);
+                    weights.read(start(tap), &mut target[..length]);
                 }
                 std::array::from_fn(|tap| &decoded[tap * RUN..][..length])
             }

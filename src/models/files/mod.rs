@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::models::checkpoint::Checkpoint;
 use crate::models::config::{TextEncoderConfig, UNetConfig, VaeConfig};
 use crate::models::tokenizer::Tokenizer;
-use crate::{Error, Result};
+use crate::{Error, Format, Result};
 
 mod folder;
 mod ldm;
@@ -100,6 +100,13 @@ impl ModelFiles {
     pub fn default_size(&self) -> [usize; 2] {
         let factor = self.vae.config.downscale();
         self.unet.config.sample_size.map(|latents| latents * factor)
+    }
+
+    /// Has devices hold the weights of all components in few bits: see [`Checkpoint::quantize`].
+    pub fn quantize(&mut self, format: Format) {
+        self.text_encoder.weights.quantize(format);
+        self.unet.weights.quantize(format);
+        self.vae.weights.quantize(format);
     }
 
     /// The size of all weights as they are stored.

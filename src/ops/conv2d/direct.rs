@@ -3,7 +3,7 @@
 use super::{Job, Problem};
 use crate::Result;
 use crate::device::{Call, Tunable, arguments};
-use crate::ops::tiles::Tile;
+use crate::ops::tiles::{Tile, format_class};
 use crate::tensor::Tensor;
 use crate::tune::Class;
 
@@ -16,15 +16,16 @@ pub(super) fn run(job: &Job, kernel: &'static str, tile: Tile) -> Result<Tensor>
     for band in y.bands() {
         let part = job.part(&band)?;
         let rows = y.elements(&band) / outputs;
-        let class = Class(vec![
+        let mut class = Class(vec![
             ("rows", rows),
             ("outputs", outputs),
             ("channels", channels),
             ("taps", params.kernel[0] * params.kernel[1]),
             ("stride", params.stride),
         ]);
+        class.0.extend(format_class(job.storage.format()));
         let tiling = tile(x.device(), kernel, x.dtype(), &class);
-        let moved = part.x_elements + outputs * terms + rows * outputs;
+        let moved = part.x_elements + rows * outputs;
         let y_band = y.output(&band)?;
         x.device().run_tuned(
             &Call {
@@ -58,7 +59,7 @@ pub(super) fn run(job: &Job, kernel: &'static str, tile: Tile) -> Result<Tensor>
                 groups: tiling.groups,
                 local: tiling.local,
                 flop: 2 * (rows * outputs) as u64 * terms as u64,
-                bytes: (moved * x.dtype().size()) as u64,
+                bytes: (moved * x.dtype().size() + job.weight_bytes) as u64,
             },
             &Tunable {
                 class: &class,

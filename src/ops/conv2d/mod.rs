@@ -6,7 +6,7 @@ use crate::device::Device;
 use crate::info::DeviceInfo;
 use crate::ops::epilogue::is_output_bias;
 use crate::ops::tiles::{local_tiling, register_tiling};
-use crate::ops::weights::{Extent, OnDevice};
+use crate::ops::weights::{Extent, OnDevice, Storage};
 use crate::ops::{Epilogue, Weights, gemm};
 use crate::tensor::{Band, BandBuffer, Tensor};
 use crate::{Error, Result};
@@ -133,7 +133,7 @@ pub fn plan(problem: &Problem, info: &DeviceInfo) -> Algorithm {
 /// # Shapes
 ///
 /// - `x`: `[N, H, W, I]`
-/// - `weights`: O outputs, kH * kW * I inputs; stored as `x` is
+/// - `weights`: O outputs, kH * kW * I inputs; stored as `x` is, or in blocks
 /// - bias: `[O]`, f32; or one for each sample, `[N, O]`, of the element type of `x` (a residual
 ///   block's time embedding, which a [`gemm()`] gives)
 /// - residual: the result's shape and element type
@@ -158,14 +158,16 @@ pub fn conv2d(
     epilogue: Epilogue,
 ) -> Result<Tensor> {
     let problem = check(x, weights.extent(), params, &epilogue)?;
-    compute(x, weights, problem, epilogue, plan_on(&problem, x.device()))
+    compute(x, weights, problem, epilogue, plan_on(&problem, weights.storage(), x.device()))
 }
 
 /// As [`plan`], but for Winograd's algorithm where not even one panel of the weight would fit the
-/// device's largest allocation once it is transformed: then directly.
-pub(super) fn plan_on(problem: &Problem, device: &Device) -> Algorithm {
+/// device's largest allocation once it is transformed, and for kernels that read no blocks: then
+/// directly.
+pub(super) fn plan_on(problem: &Problem, storage: Storage, device: &Device) -> Algorithm {
     let planned = plan(problem, device.info());
     let tile = match planned {
+        Algorithm::Edge(_) if storage.format().is_some() => return directly(device.info()),
         Algorithm::Winograd { tile } => tile,
         Algorithm::WinogradLocal => winograd::local::TILE,
         _ => return planned,
@@ -270,6 +272,8 @@ struct Job<'a> {
     x: &'a Tensor,
     /// The weight's panels.
     panels: OnDevice<'a>,
+    storage: Storage,
+    weight_bytes: usize,
     problem: Problem,
     epilogue: Epilogue<'a>,
 }
@@ -292,7 +296,8 @@ impl<'a> Job<'a> {
         problem: Problem,
         epilogue: Epilogue<'a>,
     ) -> Result<Self> {
-        Ok(Self { x, panels: weights.on_device()?, problem, epilogue })
+        let (panels, storage) = (weights.on_device()?, weights.storage());
+        Ok(Self { x, panels, storage, weight_bytes: weights.bytes(), problem, epilogue })
     }
 
     /// The result, before anything is written to it.
@@ -380,7 +385,7 @@ pub(super) fn check(
             ));
         }
     }
-    epilogue.check("conv2d", x, weights.dtype, &[samples, output[0], output[1], outputs])?;
+    epilogue.check("conv2d", x, weights.storage, &[samples, output[0], output[1], outputs])?;
     let (input, params) = ([height, width], *params);
     Ok(Problem { samples, input, channels, output, outputs, params, sample_bias })
 }
@@ -412,8 +417,8 @@ fn input_rows(problem: &Problem, output_rows: &Range<usize>) -> Window {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::DeviceOptions;
     use crate::ops::tiles::tests::{cpu, gpu};
+    use crate::{DType, DeviceOptions};
 
     pub(super) fn layer(channels: usize, outputs: usize, side: usize) -> Problem {
         let padding = Padding::same(1);
@@ -476,7 +481,10 @@ mod tests {
         ] {
             let options =
                 DeviceOptions { max_allocation_bytes: Some(most_bytes), ..Default::default() };
-            assert_eq!(plan_on(&problem, &Device::cpu_with(&options)), expected);
+            assert_eq!(
+                plan_on(&problem, Storage::Values(DType::F32), &Device::cpu_with(&options)),
+                expected
+            );
         }
     }
 

@@ -18,7 +18,7 @@ use crate::backend::Buffer;
 use crate::device::{Call, Device, Tunable, arguments};
 use crate::info::DeviceInfo;
 use crate::memory::{Block, Lifetime};
-use crate::ops::tiles::{in_place, local_tiling, register_tiling_of};
+use crate::ops::tiles::{format_class, format_value, in_place, local_tiling, register_tiling_of};
 use crate::ops::{Activation, PANEL};
 use crate::tensor::{Band, Tensor};
 use crate::tune::Class;
@@ -233,15 +233,24 @@ impl Pass<'_> {
     fn transform_weights(&self, panels: &Range<usize>, transformed: &Block) -> Result<()> {
         let (channels, dtype) = (self.job.problem.channels, self.job.x.dtype());
         let run = channels * PANEL;
-        let class =
+        let mut class =
             Class(vec![("panels", panels.len()), ("channels", channels), ("tile", self.tile)]);
+        let format = self.job.storage.format();
+        class.0.extend(format_class(format));
         let mut suggested = self.suggested(PANEL).to_vec();
+        suggested.push(format_value(&class));
+        if format.is_some() {
+            // 4 or 16 at a time.
+            let wide = self.device().info().prefers_register_tiles();
+            suggested.push(("VECTOR", if wide { 16 } else { 4 }));
+        }
         suggested
             .push(("ROUNDS", if self.device().info().prefers_register_tiles() { 64 } else { 4 }));
         let configuration =
             self.device().configuration("winograd_weights", dtype, &class, &suggested);
         let group = ["WG_SIZE", "VECTOR", "ROUNDS"].map(|name| configuration.size(name));
         let written = self.places * panels.len() * run;
+        let read_bytes = panels.len() * self.job.storage.panel_bytes(9 * channels);
         self.device().run(&Call {
             kernel: "winograd_weights",
             dtype,
@@ -256,7 +265,7 @@ impl Pass<'_> {
             groups: [run.div_ceil(group.iter().product()), panels.len(), 1],
             local: [group[0], 1, 1],
             flop: 3 * written as u64,
-            bytes: (written * size_of::<f32>() + 9 * panels.len() * run * dtype.size()) as u64,
+            bytes: (written * size_of::<f32>() + read_bytes) as u64,
         })
     }
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use ellesmere::isa::{Compiler, HotLoop, Report, TARGETS, Target};
 use ellesmere::kernel::{Configuration, KERNELS, Kernel};
-use ellesmere::{DType, Error, Result};
+use ellesmere::{DType, Error, Format, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::{print_json, table};
@@ -179,7 +179,27 @@ fn configurations(kernel: &Kernel) -> Vec<Configuration> {
             all = all.iter().flat_map(given).collect();
         }
     }
+    if kernel.parameters.iter().any(|parameter| parameter.name == "FORMAT") {
+        let formats: Vec<_> = all.iter().flat_map(in_formats).collect();
+        all.extend(formats);
+    }
     all
+}
+
+/// A configuration with weights in every format, by as many outputs at a time as blocks are read.
+fn in_formats(values: &Configuration) -> impl Iterator<Item = Configuration> {
+    let has = |name| values.values().iter().any(|(known, _)| *known == name);
+    let given: &[(&str, u32)] = match (has("ROWS"), has("VECTOR")) {
+        (true, _) => &[("VECTOR", 16), ("ITEM_N", 16), ("SLICES", 32)],
+        (_, true) => &[("VECTOR", 4)],
+        _ => &[],
+    };
+    Format::ALL.into_iter().map(move |format| {
+        let mut one = values.clone();
+        one.set("FORMAT", format.number());
+        given.iter().for_each(|(name, value)| assert!(one.set(name, *value)));
+        one
+    })
 }
 
 fn key(report: &Report) -> String {

@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::vector_math::{Level, level, widen};
-use super::{PANEL, Reals, RealsMut, parallel};
+use super::{PANEL, Reals, RealsMut, Terms, parallel};
 
 mod epilogue;
 pub mod tile;
@@ -22,6 +22,10 @@ use tile::{Left, Tile};
 
 /// The most terms of a block of K: such rows of a tile and such a panel stay in the second cache.
 const DEPTH: usize = 512;
+/// Where rows are so few that a panel's terms are used up at once,
+const FEW_ROWS: usize = 8;
+/// blocks of K are short: what is decoded of a panel stays in the first cache.
+const FEW_ROWS_DEPTH: usize = 96;
 /// Floats between packed rows: no power of two, so that the rows do not contend for one cache set.
 const STRIDE: usize = DEPTH + 16;
 /// The most rows in a task: all of them packed are a third of the second cache.
@@ -57,7 +61,7 @@ pub struct Product<'a> {
     pub outputs: usize,
     pub inputs: usize,
     /// `[batch][ceil(outputs / PANEL)][inputs][PANEL]`
-    pub weights: Reals<'a>,
+    pub weights: Terms<'a>,
     pub epilogue: Epilogue<'a>,
 }
 
@@ -179,7 +183,8 @@ fn run_task<T: Tile>(
     scratch: &mut Scratch,
 ) {
     let rows = task.rows();
-    let blocks = product.inputs.div_ceil(DEPTH);
+    let most_depth = if product.rows <= FEW_ROWS { FEW_ROWS_DEPTH } else { DEPTH };
+    let blocks = product.inputs.div_ceil(most_depth);
     let depth = product.inputs.div_ceil(blocks).next_multiple_of(16);
     let in_place = source.in_place().filter(|(_, stride)| stride_suits_a_cache(*stride));
     let packed_rows = if in_place.is_some() { 0 } else { rows.len() };
@@ -230,12 +235,11 @@ fn panel_terms<'a>(
     decoded: &'a mut [f32],
 ) -> &'a [f32] {
     let start = (panel * product.inputs + first) * PANEL;
-    let terms = start..start + depth * PANEL;
     match product.weights {
-        Reals::F32(values) => &values[terms],
-        Reals::F16(values) => {
+        Terms::Reals(Reals::F32(values)) => &values[start..start + depth * PANEL],
+        weights => {
             let decoded = &mut decoded[..depth * PANEL];
-            widen(&values[terms], decoded);
+            weights.read(start, decoded);
             decoded
         }
     }
@@ -316,7 +320,7 @@ mod tests {
                     activation: 0,
                     residual: None,
                 };
-                let weights = Reals::F32(&weights);
+                let weights = Terms::Reals(Reals::F32(&weights));
                 let product = Product { batch, rows, outputs, inputs, weights, epilogue };
                 run_on(level, &product, &Matrix(&x, inputs), RealsMut::F32(&mut y));
                 assert!(y == expected, "{batch} of {rows} x {outputs} x {inputs} by {level:?}");

@@ -1,0 +1,25 @@
+// q5_1.h: x = scale * level + least, 5 bits.
+//
+//   block  32 terms: levels [16][32] pairs of 4 bits, [4][32] fifth bits of 8 terms, scales [32]
+//          half, least values [32] half
+
+#if FORMAT == 7
+#define BLOCK_TERMS 32
+#define BLOCK_BYTES (24 * PANEL)
+#define HAS_LEAST 1
+
+INLINE WORD(float, LANES) WORD(level_of, LANES)(__global const uchar *p, const size_t i)
+{
+    __global const uchar *levels = p + BLOCK_AT(i) + OUTPUT_AT(i);
+    return WORD(convert_float, LANES)(WORD(nibble, LANES)(levels, TERM_AT(i)) |
+                                      WORD(fifth, LANES)(levels + 16 * PANEL, TERM_AT(i)));
+}
+INLINE WORD(float, LANES) WORD(scale_of, LANES)(__global const uchar *p, const size_t i)
+{
+    return WORD(halves, LANES)(p + BLOCK_AT(i) + 20 * PANEL + 2 * OUTPUT_AT(i));
+}
+INLINE WORD(float, LANES) WORD(least_of, LANES)(__global const uchar *p, const size_t i)
+{
+    return WORD(halves, LANES)(p + BLOCK_AT(i) + 22 * PANEL + 2 * OUTPUT_AT(i));
+}
+#endif
