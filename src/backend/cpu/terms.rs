@@ -60,6 +60,19 @@ impl Terms<'_> {
         }
     }
 
+    /// Has the processor fetch so many weights from `start` on; those that are not there are none.
+    pub fn fetch(&self, start: usize, count: usize) {
+        match *self {
+            Terms::Reals(Reals::F32(values)) => fetch(values.get(start..start + count)),
+            Terms::Reals(Reals::F16(values)) => fetch(values.get(start..start + count)),
+            Terms::Blocks(format, blocks) => {
+                // Of a block of many terms, as many of its bytes.
+                let bytes = |weights: usize| weights / format.block_values() * format.held_bytes();
+                fetch(blocks.get(bytes(start)..bytes(start + count)));
+            }
+        }
+    }
+
     /// The weights from `start` on, whole rows of a panel.
     pub fn read(&self, start: usize, target: &mut [f32]) {
         match *self {
@@ -83,6 +96,18 @@ impl Terms<'_> {
             }
         }
     }
+}
+
+/// Every line of it.
+fn fetch<T>(values: Option<&[T]>) {
+    #[cfg(target_arch = "x86_64")]
+    for line in values.unwrap_or_default().chunks(64 / size_of::<T>()) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: every host of this architecture has the instruction, and the line is there.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = values;
 }
 
 /// Where the block of a weight begins, and its term and output there.

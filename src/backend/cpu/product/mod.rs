@@ -13,6 +13,7 @@ use super::vector_math::{Level, level, widen};
 use super::{PANEL, Reals, RealsMut, Terms, parallel};
 
 mod epilogue;
+mod few_rows;
 pub mod tile;
 
 pub use epilogue::{Epilogue, Output};
@@ -22,10 +23,6 @@ use tile::{Left, Tile};
 
 /// The most terms of a block of K: such rows of a tile and such a panel stay in the second cache.
 const DEPTH: usize = 512;
-/// Where rows are so few that a panel's terms are used up at once,
-const FEW_ROWS: usize = 8;
-/// blocks of K are short: what is decoded of a panel stays in the first cache.
-const FEW_ROWS_DEPTH: usize = 96;
 /// Floats between packed rows: no power of two, so that the rows do not contend for one cache set.
 const STRIDE: usize = DEPTH + 16;
 /// The most rows in a task: all of them packed are a third of the second cache.
@@ -67,7 +64,10 @@ pub struct Product<'a> {
 
 /// Computes the product of `source` and the weight into `y`.
 pub fn run(product: &Product, source: &impl Rows, y: RealsMut) {
-    run_on(level(), product, source, y);
+    match product.rows {
+        0..=few_rows::MOST if product.batch == 1 => few_rows::run(product, source, y),
+        _ => run_on(level(), product, source, y),
+    }
 }
 
 fn run_on(level: Level, product: &Product, source: &impl Rows, y: RealsMut) {
@@ -183,8 +183,7 @@ fn run_task<T: Tile>(
     scratch: &mut Scratch,
 ) {
     let rows = task.rows();
-    let most_depth = if product.rows <= FEW_ROWS { FEW_ROWS_DEPTH } else { DEPTH };
-    let blocks = product.inputs.div_ceil(most_depth);
+    let blocks = product.inputs.div_ceil(DEPTH);
     let depth = product.inputs.div_ceil(blocks).next_multiple_of(16);
     let in_place = source.in_place().filter(|(_, stride)| stride_suits_a_cache(*stride));
     let packed_rows = if in_place.is_some() { 0 } else { rows.len() };
