@@ -92,6 +92,7 @@
 //! | panel | 32 outputs of a weight, interleaved for the kernels |
 //! | format; block; level, scale | how weights of few bits are stored, as GGUF has it; values with scales of their own; a weight is a level times a scale |
 //! | part; rung | work that is repeated as a whole where memory runs out; what is done first so that it needs less |
+//! | launch limit; part of a launch | for how long a launch may keep the device; some of its work-groups, which are launched by themselves |
 //! | plan; times; choice | what drawing takes, by a dry run; how long, by launches timed one by one; a way to run a model |
 //! | M, N, K; N, H, W, C; O, I, kH, kW | sizes, always in this order |
 //! | latent, timestep, sigma, scheduler, guidance scale | as diffusers has them |

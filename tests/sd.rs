@@ -249,6 +249,10 @@ fn misuse_is_one_line_that_names_the_flag() {
     refused(&["a", "--memory-budget", "-4GB"], 2, &["--memory-budget", "-4GB", "above zero"]);
     refused(&["a", "--memory-budget", "0GB"], 2, &["--memory-budget", "above zero"]);
     refused(&["a", "--max-allocation", "64"], 2, &["--max-allocation", "unit"]);
+    for limit in ["0", "-5", "1.5", "20ms", "99999999999999999999"] {
+        let limit = ["a", "--launch-limit-ms", limit];
+        refused(&limit, 2, &["--launch-limit-ms", "whole milliseconds, at least 1"]);
+    }
     refused(&["a", "--strength", "0.5"], 2, &["--init-image"]);
     refused(&[], 2, &["PROMPT"]);
 }
@@ -290,6 +294,46 @@ fn a_small_largest_allocation_draws_the_same_picture_or_names_what_is_over_it() 
         1,
         &["weight: ", " in one block", "the largest allocation is 2000 B", "--max-allocation"],
     );
+}
+
+#[test]
+fn a_launch_limit_draws_the_same_picture_by_more_launches() {
+    // llvmpipe's compiler takes minutes over a whole model.
+    let entries = detect().entries;
+    let is_quick = |entry: &&ellesmere::hardware::DeviceEntry| {
+        let is_rusticl = entry.info.platform.starts_with("rusticl");
+        entry.id != "cpu" && entry.unusable().is_none() && !is_rusticl
+    };
+    let folder = TempDir::new().unwrap();
+    for entry in entries.iter().filter(is_quick) {
+        let draw = |more: &[&str]| {
+            let arguments = ["a boat", "--seed", "5", "--steps", "1", "--device", &entry.id];
+            let told = ["--memory-budget", "1GB", "--profile", "--json"];
+            let output = sd(&folder, &[&arguments[..], &told, more].concat());
+            assert!(output.status.success(), "{}", text(&output.stderr));
+            let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+            (std::fs::read(folder.path().join("picture.png")).unwrap(), report)
+        };
+        let number = |report: &Value, name: &str| report["profile"]["launches"][name].as_u64();
+        let (expected, whole) = draw(&[]);
+        let (picture, limited) = draw(&["--launch-limit-ms", "1"]);
+        assert!(picture == expected, "{}", entry.info.platform);
+        assert_eq!(whole["plan"], limited["plan"]);
+        assert_eq!(number(&whole, "count"), number(&whole, "parts"));
+        assert_eq!(number(&whole, "count"), number(&limited, "count"));
+        assert!(number(&limited, "parts") > number(&limited, "count"), "{limited}");
+        assert_eq!(limited["profile"]["launches"]["limit"]["nanos"], 1_000_000);
+    }
+}
+
+#[test]
+fn a_launch_limit_on_the_host_is_a_note() {
+    let folder = TempDir::new().unwrap();
+    let arguments = ["a boat", "--device", "cpu", "--steps", "1", "--launch-limit-ms", "5"];
+    let output = sd(&folder, &arguments);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let message = text(&output.stderr);
+    assert!(message.contains("note: the launch limit has no effect"), "{message}");
 }
 
 #[test]

@@ -104,6 +104,12 @@ pub struct Arguments {
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, allow_hyphen_values = true)]
     pub max_allocation: Option<u64>,
 
+    /// For how many milliseconds a launch may keep the card, where it also draws the screen: one that
+    /// would take longer is cut into several of part of the work, and the picture is the same. No
+    /// effect on cpu; an OpenCL device that is a CPU cuts what it can [default: no limit]
+    #[arg(long, value_name = "N", value_parser = parse_milliseconds, allow_negative_numbers = true)]
+    pub launch_limit_ms: Option<u64>,
+
     /// Components whose weights stay on the host, each copied to the device for its use, where the
     /// device can beside the computing: some of text-encoder, unet, vae; none; or auto: those for which the budget has no room. Less
     /// memory, somewhat slower, the same picture
@@ -210,6 +216,13 @@ fn parse_megabytes(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(number) if (0.0..=1e9).contains(&number) => Ok(number),
         _ => Err("expected a number of megabytes, such as 2 or 0.5".to_owned()),
+    }
+}
+
+fn parse_milliseconds(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(number) if (1..=3_600_000).contains(&number) => Ok(number),
+        _ => Err("expected whole milliseconds, at least 1, such as 20".to_owned()),
     }
 }
 

@@ -36,6 +36,7 @@ pub fn draw(arguments: &Arguments) -> Result<()> {
     let options = DeviceOptions {
         budget_bytes: arguments.memory_budget,
         max_allocation_bytes: arguments.max_allocation,
+        launch_limit: arguments.launch_limit_ms.map(Duration::from_millis),
         ..Default::default()
     };
     let name = arguments.device.clone().map_or_else(knob::device, Ok)?;

@@ -108,8 +108,30 @@ pub trait Backend: Send + Sync + Debug {
     /// Queues one kernel.
     fn launch(&self, program: &Program, launch: &Launch) -> Result<Box<dyn Timer>>;
 
+    /// For how long a launch may keep the device: see [`Backend::limited`].
+    fn launch_limit(&self) -> Option<Duration> {
+        None
+    }
+
+    /// The same device, whose launches each take at most about as long as the limit: what would take
+    /// longer is cut into several launches of part of the work-groups. Buffers are those of this
+    /// one, programs are not. `None` where nobody waits for a device while it computes.
+    fn limited(&self, _limit: LaunchLimit) -> Option<Arc<dyn Backend>> {
+        None
+    }
+
     /// Waits for everything that was queued, transfers too.
     fn finish(&self) -> Result<()>;
+}
+
+/// For how long a launch may keep a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaunchLimit {
+    /// So long.
+    pub longest: Duration,
+    /// A launch is not cut into parts of fewer work-groups than this: as many run at once, and fewer
+    /// would take as long.
+    pub least_groups: usize,
 }
 
 /// Where a part of a buffer may start: a multiple of every driver's alignment.
@@ -302,6 +324,17 @@ pub trait Timer: Send {
     /// a device; known when [`Timer::elapsed`] is. `None` where the driver does not tell.
     fn span(&self) -> Option<Range<Duration>> {
         None
+    }
+
+    /// Into how many launches of the driver a launch was cut: see [`Backend::limited`]. What they
+    /// took in all is [`Timer::elapsed`]; the time between them is in [`Timer::span`] alone.
+    fn parts(&self) -> usize {
+        1
+    }
+
+    /// How long the longest of them ran.
+    fn longest(&self) -> Option<Duration> {
+        self.elapsed()
     }
 }
 

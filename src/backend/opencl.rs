@@ -3,32 +3,33 @@
 //! The loader (`libOpenCL.so.1` or `OpenCL.dll`, or what `OPENCL_DYLIB_PATH` names) is opened by the
 //! first call; where there is none, [`enumerate`] finds no device and says why.
 
-use std::ffi::{CString, c_void};
+use std::borrow::Cow;
+use std::ffi::CString;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use cl3::command_queue::{
     enqueue_barrier_with_wait_list, enqueue_copy_buffer, enqueue_copy_buffer_rect,
-    enqueue_marker_with_wait_list, enqueue_nd_range_kernel, enqueue_read_buffer,
-    enqueue_write_buffer,
+    enqueue_marker_with_wait_list, enqueue_read_buffer, enqueue_write_buffer,
 };
 use cl3::device::{CL_DEVICE_PROFILING_TIMER_RESOLUTION, get_device_info};
-use cl3::error_codes::{CL_MEM_OBJECT_ALLOCATION_FAILURE, CL_OUT_OF_HOST_MEMORY};
-use cl3::kernel::{CL_KERNEL_ARG_NAME, CL_KERNEL_NUM_ARGS};
 use cl3::memory::{CL_BUFFER_CREATE_TYPE_REGION, CL_MEM_READ_WRITE};
 use cl3::program::{CL_PROGRAM_BINARIES, CL_PROGRAM_BUILD_LOG};
 use cl3::types::{CL_TRUE, cl_buffer_region, cl_mem};
 
 use super::{
-    Argument, Backend, Buffer, CopyRegion, Launch, NoTime, Program, ProgramSource, Timer, Transfer,
-    Value,
+    Backend, Buffer, CopyRegion, Launch, LaunchLimit, NoTime, Program, ProgramSource, Timer,
+    Transfer,
 };
 use crate::info::DeviceInfo;
 use crate::{DType, Error, Result};
 
 mod handle;
 mod info;
+mod launches;
+mod parts;
 mod transfers;
 
 use handle::{
@@ -36,19 +37,24 @@ use handle::{
     failed_with_memory,
 };
 pub use info::{Enumeration, Found, enumerate};
+use launches::Compiled;
 use transfers::{Started, Transfers};
 
 /// An opened OpenCL device: a context of its own, an in-order queue, and another for transfers.
-#[derive(Debug)]
+///
+/// A clone is the same device: it uses the same queues, its buffers are those of the other.
+#[derive(Clone, Debug)]
 pub struct OpenCl {
     // Dropped in this order.
-    transfers: Transfers,
-    queue: Queue,
-    context: Context,
+    transfers: Arc<Transfers>,
+    queue: Arc<Queue>,
+    context: Arc<Context>,
     device: info::DeviceId,
     info: DeviceInfo,
     has_clock: bool,
-    unflushed: AtomicU32,
+    unflushed: Arc<AtomicU32>,
+    /// For how long a launch may run: see [`Backend::limited`].
+    limit: Option<LaunchLimit>,
 }
 
 /// A driver may keep launches back until it is told; after so many it is.
@@ -56,15 +62,6 @@ const LAUNCHES_PER_FLUSH: u32 = 16;
 
 /// How much of a compiler's log an error carries.
 const LOG_BYTES: usize = 8 * 1024;
-
-struct Compiled {
-    program: ClProgram,
-    /// Setting arguments and launching is one step: a kernel object has one set of arguments.
-    kernel: Mutex<ClKernel>,
-    /// The kernel's own argument names, where the driver tells them.
-    names: Option<Vec<String>>,
-    names_checked: AtomicBool,
-}
 
 impl OpenCl {
     /// Opens a device.
@@ -80,13 +77,19 @@ impl OpenCl {
         let device = found.id;
         let context = cl3::context::create_context(&[device.0], ptr::null(), None, ptr::null_mut());
         let context = Context::new(context.map_err(|code| failed("clCreateContext", code))?);
+        let context = Arc::new(context);
         // rusticl 22.3, which has none, gives every event the times 2 and 3.
         let resolution = get_device_info(device.0, CL_DEVICE_PROFILING_TIMER_RESOLUTION);
         let has_clock = resolution.is_ok_and(|resolution| usize::from(resolution) > 0);
         let queue = || Queue::create(&context, device.0, has_clock);
-        let (queue, transfers) = (queue()?, Transfers::new(queue()?));
-        let (info, unflushed) = (found.info.clone(), AtomicU32::new(0));
-        Ok(Self { transfers, queue, context, device, info, has_clock, unflushed })
+        let (queue, transfers) = (Arc::new(queue()?), Arc::new(Transfers::new(queue()?)));
+        let (info, unflushed) = (found.info.clone(), Arc::default());
+        Ok(Self { transfers, queue, context, device, info, has_clock, unflushed, limit: None })
+    }
+
+    /// Whether a program's launches are cut where they would take too long.
+    fn cuts(&self, source: &ProgramSource) -> bool {
+        self.limit.is_some() && parts::can_be_cut(source)
     }
 
     fn finish_build(&self, source: &ProgramSource, program: ClProgram) -> Result<Program> {
@@ -107,14 +110,7 @@ impl OpenCl {
         let name = CString::new(source.kernel).expect("a kernel's name has no zero byte");
         let kernel = cl3::kernel::create_kernel(program.raw(), &name)
             .map_err(|code| error(format!("clCreateKernel failed: {}", described(code))))?;
-        let kernel = ClKernel::new(kernel);
-        let names = argument_names(&kernel);
-        Ok(Program::new(Compiled {
-            program,
-            kernel: Mutex::new(kernel),
-            names,
-            names_checked: AtomicBool::new(false),
-        }))
+        Ok(Program::new(Compiled::new(program, ClKernel::new(kernel), self.cuts(source))))
     }
 
     fn log(&self, program: &ClProgram) -> String {
@@ -138,6 +134,13 @@ impl OpenCl {
         marker.map(Event::new).map_err(|code| failed("clEnqueueMarkerWithWaitList", code))
     }
 
+    /// Waits for what is queued, transfers apart.
+    fn drain(&self) -> Result<()> {
+        // rusticl 22.3 waits for what is not flushed yet, and for nothing if all of it is.
+        drop(self.marker()?);
+        cl3::command_queue::finish(self.queue.raw()).map_err(|code| failed("clFinish", code))
+    }
+
     fn flush(&self) -> Result<()> {
         self.unflushed.store(0, Ordering::Relaxed);
         cl3::command_queue::flush(self.queue.raw()).map_err(|code| failed("clFlush", code))
@@ -152,50 +155,8 @@ impl OpenCl {
     }
 }
 
-fn argument_names(kernel: &ClKernel) -> Option<Vec<String>> {
-    let count = cl3::kernel::get_kernel_info(kernel.raw(), CL_KERNEL_NUM_ARGS).ok()?;
-    let name = |index| {
-        let name = cl3::kernel::get_kernel_arg_info(kernel.raw(), index, CL_KERNEL_ARG_NAME);
-        name.ok().map(String::from).filter(|name| !name.is_empty())
-    };
-    (0..u32::from(count)).map(name).collect()
-}
-
-/// The arguments have the kernel's names in the kernel's order.
-fn check_names(names: &[String], arguments: &[Argument]) {
-    let given: Vec<&str> = arguments.iter().map(|argument| argument.name).collect();
-    assert_eq!(given, names, "the op's arguments are the kernel's");
-}
-
 fn memory(buffer: &Buffer) -> cl_mem {
     buffer.handle::<Memory>().raw()
-}
-
-fn set_argument(kernel: &ClKernel, index: u32, value: Value) -> Result<()> {
-    let set = |size: usize, address: *const c_void| {
-        // SAFETY: `address` is null or points to `size` bytes, which the driver copies; the
-        // caller holds the kernel's lock.
-        unsafe { cl3::kernel::set_kernel_arg(kernel.raw(), index, size, address) }
-            .map_err(|code| failed("clSetKernelArg", code))
-    };
-    match value {
-        Value::Input(buffer) | Value::Output(buffer) => {
-            let memory = memory(buffer);
-            set(size_of::<cl_mem>(), (&raw const memory).cast())
-        }
-        Value::Absent => set(size_of::<cl_mem>(), ptr::null()),
-        Value::U32(number) => set(size_of::<u32>(), (&raw const number).cast()),
-        Value::I32(number) => set(size_of::<i32>(), (&raw const number).cast()),
-        Value::F32(number) => set(size_of::<f32>(), (&raw const number).cast()),
-    }
-}
-
-fn buffer_bytes(arguments: &[Argument]) -> u64 {
-    let bytes = |argument: &Argument| match argument.value {
-        Value::Input(buffer) | Value::Output(buffer) => buffer.bytes(),
-        _ => 0,
-    };
-    arguments.iter().map(bytes).sum()
 }
 
 fn check_range(buffer: &Buffer, offset: u64, length: u64) {
@@ -279,7 +240,10 @@ impl Backend for OpenCl {
         self.flush()?;
         let event = self.transfers.start(memory(target), data, &before)?;
         let started = Started(Some(Arc::clone(&event)));
-        Ok((Transfer::new(started), Box::new(ClTimer { event, has_clock: self.has_clock })))
+        Ok((
+            Transfer::new(started),
+            Box::new(ClTimer { events: vec![event], has_clock: self.has_clock }),
+        ))
     }
 
     fn join(&self, transfer: &Transfer) -> Result<()> {
@@ -374,12 +338,20 @@ impl Backend for OpenCl {
         if self.info.platform.starts_with("Portable Computing Language") {
             options.push_str(" -D HAS_BUILTIN_PREFETCH");
         }
+        // Tells such a program from the other: the lines before its source are in no hash of it.
+        if self.cuts(source) {
+            options.push_str(" -D LAUNCHED_IN_PARTS");
+        }
         options
     }
 
     fn build(&self, source: &ProgramSource) -> Result<Program> {
-        let program =
-            cl3::program::create_program_with_source(self.context.raw(), &[source.source]);
+        let text = match self.cuts(source) {
+            true => Cow::Owned([parts::GROUPS_FROM_OFFSET, source.source].concat()),
+            false => Cow::Borrowed(source.source),
+        };
+        // One text: cl3 0.13 passes a wrong address for the second of several.
+        let program = cl3::program::create_program_with_source(self.context.raw(), &[&text]);
         let program = program.map_err(|code| failed("clCreateProgramWithSource", code))?;
         self.finish_build(source, ClProgram::new(program))
     }
@@ -404,53 +376,20 @@ impl Backend for OpenCl {
     }
 
     fn launch(&self, program: &Program, launch: &Launch) -> Result<Box<dyn Timer>> {
-        let compiled: &Compiled = program.handle();
-        if let Some(names) = &compiled.names
-            && !compiled.names_checked.load(Ordering::Relaxed)
-        {
-            check_names(names, launch.arguments);
-            compiled.names_checked.store(true, Ordering::Relaxed);
-        }
-        let global: [usize; 3] =
-            std::array::from_fn(|axis| launch.groups[axis] * launch.local[axis]);
-        // A launch that panicked has left some arguments set, and all are set again here.
-        let kernel = compiled.kernel.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        for (index, argument) in launch.arguments.iter().enumerate() {
-            set_argument(&kernel, index as u32, argument.value)?;
-        }
-        // SAFETY: the sizes have three elements each, all arguments are set, and the driver
-        // keeps the buffers until the command is done.
-        let event = unsafe {
-            enqueue_nd_range_kernel(
-                self.queue.raw(),
-                kernel.raw(),
-                3,
-                ptr::null(),
-                global.as_ptr(),
-                launch.local.as_ptr(),
-                0,
-                ptr::null(),
-            )
-        };
-        drop(kernel);
-        let event = event.map_err(|code| match code {
-            // Buffers that the driver has put off allocating. CL_OUT_OF_RESOURCES is not here:
-            // at a launch it is about registers and local memory.
-            CL_MEM_OBJECT_ALLOCATION_FAILURE | CL_OUT_OF_HOST_MEMORY => {
-                let bytes = buffer_bytes(launch.arguments);
-                failed_with_memory("clEnqueueNDRangeKernel", code, bytes)
-            }
-            code => failed("clEnqueueNDRangeKernel", code),
-        })?;
-        self.launched();
-        let event = Arc::new(Event::new(event));
-        Ok(Box::new(ClTimer { event, has_clock: self.has_clock }))
+        let events = self.launch_all(program.handle(), launch)?;
+        Ok(Box::new(ClTimer { events, has_clock: self.has_clock }))
+    }
+
+    fn launch_limit(&self) -> Option<Duration> {
+        self.limit.map(|limit| limit.longest)
+    }
+
+    fn limited(&self, limit: LaunchLimit) -> Option<Arc<dyn Backend>> {
+        Some(Arc::new(Self { limit: Some(limit), ..self.clone() }))
     }
 
     fn finish(&self) -> Result<()> {
-        // rusticl 22.3 waits for what is not flushed yet, and for nothing if all of it is.
-        drop(self.marker()?);
-        cl3::command_queue::finish(self.queue.raw()).map_err(|code| failed("clFinish", code))?;
+        self.drain()?;
         self.transfers.finish()
     }
 }
@@ -460,6 +399,7 @@ mod tests {
     use cl3::event::{CL_COMPLETE, CL_EVENT_COMMAND_EXECUTION_STATUS, get_event_info};
 
     use super::*;
+    use crate::backend::{Argument, Value};
 
     /// A launch that takes a while.
     const SLOW: &str = "
@@ -481,27 +421,15 @@ mod tests {
             let compiled: &Compiled = program.handle();
             let buffer = backend.allocate(256).unwrap();
             backend.write(&buffer, 0, &[0; 256]).unwrap();
-            let kernel = compiled.kernel.lock().unwrap();
-            set_argument(&kernel, 0, Value::Output(&buffer)).unwrap();
-            set_argument(&kernel, 1, Value::U32(1_000_000)).unwrap();
-            let (global, local) = ([64, 1, 1], [64, 1, 1]);
-            // SAFETY: all arguments are set.
-            let event = Event::new(unsafe {
-                enqueue_nd_range_kernel(
-                    backend.queue.raw(),
-                    kernel.raw(),
-                    3,
-                    ptr::null(),
-                    global.as_ptr(),
-                    local.as_ptr(),
-                    0,
-                    ptr::null(),
-                )
-                .unwrap()
-            });
-            cl3::command_queue::flush(backend.queue.raw()).unwrap();
+            let y = Argument { name: "y", value: Value::Output(&buffer) };
+            let turns = Argument { name: "turns", value: Value::U32(1_000_000) };
+            let (arguments, groups, local) = (&[y, turns], [1; 3], [64, 1, 1]);
+            let launch = Launch { arguments, groups, local };
+            let events = backend.launch_all(compiled, &launch).unwrap();
+            backend.flush().unwrap();
             backend.finish().unwrap();
-            let status = get_event_info(event.raw(), CL_EVENT_COMMAND_EXECUTION_STATUS).unwrap();
+            let event = events[0].raw();
+            let status = get_event_info(event, CL_EVENT_COMMAND_EXECUTION_STATUS).unwrap();
             assert_eq!(i32::from(status), CL_COMPLETE, "{}", found.info.platform);
         }
     }

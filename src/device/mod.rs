@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::backend::cpu::Cpu;
 use crate::backend::record::{Record, Recorded, RecordedLaunch, RecordedStage};
-use crate::backend::{Argument, Backend, Buffer, Launch, Program, ProgramSource};
+use crate::backend::{Argument, Backend, Buffer, Launch, LaunchLimit, Program, ProgramSource};
 use crate::info::DeviceInfo;
 use crate::kernel::{Configuration, Kernel, ProgramCache, ProgramStats};
 use crate::memory::{
@@ -21,10 +21,12 @@ use crate::{DType, Result};
 pub use crate::tune::first_use::Grid;
 
 mod open;
+mod stage;
 mod tiling;
 mod timings;
 mod tuned;
 
+pub use stage::Stage;
 pub use tiling::{Tiled, Tiling};
 use timings::Timings;
 pub use timings::{TransferRate, TransferRates};
@@ -87,6 +89,13 @@ pub struct DeviceOptions {
     pub sources: Vec<StandIn>,
     /// Configurations to use whatever else is known: how a tuner tries its candidates.
     pub forced: Vec<Forced>,
+    /// For how long a launch may keep the device, for cards that also draw the screen: one that would
+    /// take longer is cut into several of part of the work-groups, with the same result to the bit.
+    /// Parts are made for half of it, by how long such work-groups took before, and have at least one
+    /// work-group for each compute unit, for fewer would take as long. The host's own backend knows
+    /// no limit, with a line in [`Device::notes`]; a CPU behind a driver does, but for kernels that
+    /// share their work out by the number of work-groups (`gemm_register` and its like).
+    pub launch_limit: Option<Duration>,
 }
 
 /// A kernel's name, and the whole OpenCL C that stands in for the catalogue's: see
@@ -166,11 +175,13 @@ impl Device {
     }
 
     /// Another device on the same hardware, under other options: with memory, configurations and
-    /// a profile of its own, and with the programs of this one.
+    /// a profile of its own, and with the programs of this one. Its launches are limited as those of
+    /// this one are, whatever the options say.
     pub fn sharing_programs(&self, options: &DeviceOptions) -> Self {
         let inner = &self.inner;
         let (backend, record) = (Arc::clone(&inner.backend), inner.record.clone());
         let configurations = configurations_of(self.info(), options);
+        let options = &DeviceOptions { launch_limit: None, ..options.clone() };
         Self::assemble(backend, record, options, Arc::clone(&inner.programs), configurations)
     }
 
@@ -194,6 +205,16 @@ impl Device {
         programs: Arc<ProgramCache>,
         configurations: Arc<Configurations>,
     ) -> Self {
+        let limited = options.launch_limit.map(|longest| {
+            let least_groups = backend.info().compute_units as usize;
+            backend.limited(LaunchLimit { longest, least_groups })
+        });
+        let mut notes = Vec::new();
+        if let Some(None) = limited {
+            let name = &backend.info().name;
+            notes.push(format!("the launch limit has no effect on {name}, which draws no screen"));
+        }
+        let backend = limited.flatten().unwrap_or(backend);
         let info = backend.info();
         let most_bytes = info.max_allocation_bytes;
         let limits = Limits {
@@ -204,7 +225,7 @@ impl Device {
             copies_ahead: backend.overlaps_transfers(),
         };
         let memory = Arc::new(MemoryManager::new(Arc::clone(&backend), limits));
-        let (profile, tilings) = (Profile::default(), Mutex::default());
+        let (profile, tilings) = (Profile::new(backend.launch_limit()), Mutex::default());
         let (flop, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
         let sources = options.sources.clone();
         let timings = Timings::new(options.cache_dir.as_deref(), info);
@@ -222,7 +243,7 @@ impl Device {
             bytes,
             offloading: Mutex::default(),
         };
-        Self { inner: Arc::new(inner), notes: Arc::default() }
+        Self { inner: Arc::new(inner), notes: Arc::new(notes) }
     }
 
     /// What the device says of itself.
@@ -301,16 +322,6 @@ impl Device {
     /// [`Error::Device`](crate::Error::Device) if the driver fails.
     pub fn finish(&self) -> Result<()> {
         self.inner.backend.finish()
-    }
-
-    /// Opens a stage: until the guard is dropped, memory is counted under `name` and launches are
-    /// noted inside it.
-    pub fn stage(&self, name: &'static str) -> Stage {
-        self.inner.memory.push_label(name);
-        if let Some(record) = &self.inner.record {
-            record.open_stage(name, self.memory_stats().copied_bytes);
-        }
-        Stage { device: self.clone(), record: self.inner.profile.open(name) }
     }
 
     /// Until the guard is dropped, weights that are made stay on the host, and each is copied to the
@@ -464,28 +475,6 @@ impl Drop for Offloading {
         let mut offloading = self.device.offloading();
         if let Some(index) = offloading.iter().position(|bytes| *bytes == self.bytes) {
             offloading.swap_remove(index);
-        }
-    }
-}
-
-/// A part of a run, from [`Device::stage`] until it is dropped. Stages nest.
-#[derive(Debug)]
-#[must_use = "a stage ends when its guard is dropped"]
-pub struct Stage {
-    device: Device,
-    record: Option<usize>,
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        self.device.inner.memory.pop_label();
-        if let Some(record) = &self.device.inner.record {
-            record.close_stage(self.device.memory_stats().copied_bytes);
-        }
-        if let Some(record) = self.record {
-            // A driver that fails here fails again at the next call, which can return the error.
-            let _ = self.device.finish();
-            self.device.inner.profile.close(record);
         }
     }
 }

@@ -95,7 +95,8 @@ impl Device {
     }
 
     /// What went wrong on the way to this device, a line each: GPUs that were passed over, a budget
-    /// over the device's memory, tuned configurations that are of no use or cannot be kept.
+    /// over the device's memory, a launch limit where there is none, tuned configurations that are of
+    /// no use or cannot be kept.
     pub fn notes(&self) -> Vec<String> {
         let mut notes = self.notes.to_vec();
         notes.extend(self.tuning().notes());

@@ -72,7 +72,7 @@ const TRANSFER_RUNS: usize = 7;
 impl Device {
     /// What is known of the seconds of each of `launches` here: `None` for what was never measured.
     pub fn known_seconds(&self, launches: &[RecordedLaunch]) -> Vec<Option<f64>> {
-        launches.iter().map(|launch| self.inner.timings.get(&key(launch))).collect()
+        launches.iter().map(|launch| self.inner.timings.get(&self.key_of(launch))).collect()
     }
 
     /// The seconds of each of `launches` here. What is not known is measured, on memory that is
@@ -94,7 +94,7 @@ impl Device {
         let timings = &self.inner.timings;
         let mut unknown: BTreeMap<String, &RecordedLaunch> = BTreeMap::new();
         for launch in launches {
-            unknown.entry(key(launch)).or_insert(launch);
+            unknown.entry(self.key_of(launch)).or_insert(launch);
         }
         unknown.retain(|key, _| timings.get(key).is_none());
         if unknown.is_empty() || !self.executes() {
@@ -174,6 +174,10 @@ impl Device {
         // Not under what this device was given to do.
         self.finish()?;
         Ok(bench)
+    }
+
+    fn key_of(&self, launch: &RecordedLaunch) -> String {
+        key(launch, self.backend().launch_limit())
     }
 
     /// Measures a launch, if there is room, and keeps the time unless a shorter one is known.
@@ -296,8 +300,8 @@ impl Device {
 }
 
 /// By what a launch is known: everything but the bytes of its buffers, which follow from its
-/// integers, and numbers of type `float`.
-fn key(launch: &RecordedLaunch) -> String {
+/// integers, and numbers of type `float`. One that may be cut takes another time.
+fn key(launch: &RecordedLaunch, limit: Option<Duration>) -> String {
     let program = &launch.program;
     let mut hash = Sha256::new();
     let mut add = |text: &str| {
@@ -316,6 +320,9 @@ fn key(launch: &RecordedLaunch) -> String {
             RecordedValue::I32(value) => value.to_string(),
             RecordedValue::F32(_) => "number".to_owned(),
         });
+    }
+    if let Some(limit) = limit {
+        add(&format!("within {} ns", limit.as_nanos()));
     }
     let digits: String = hash.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
     format!("{} {digits}", program.kernel)

@@ -16,11 +16,12 @@ mod overlap;
 mod report;
 mod trace;
 
-pub use report::{KernelRow, Report, StageRow, Transfers};
+pub use report::{KernelRow, Launches, Report, StageRow, Transfers};
 
 /// Measured stages and launches of one device.
 pub struct Profile {
     origin: Instant,
+    launch_limit: Option<Duration>,
     state: Mutex<State>,
 }
 
@@ -50,11 +51,17 @@ pub struct Record {
     /// How long it took by the host's clock: for a launch or a transfer, the time to queue it. Zero
     /// for a stage that is still open.
     pub host: Duration,
-    /// How long the kernel or the transfer ran by the device's clock, where the driver tells.
+    /// How long the kernel or the transfer ran by the device's clock, where the driver tells: of a
+    /// launch that was cut, the sum of its parts.
     pub device: Option<Duration>,
     /// When it began by the device's clock, where the driver tells: since a moment that is the same
     /// for all launches and transfers of a device.
     pub device_start: Option<Duration>,
+    /// Into how many launches of the driver a launch was cut
+    /// ([`DeviceOptions::launch_limit`](crate::DeviceOptions::launch_limit)); 1 if it was not.
+    pub parts: usize,
+    /// How long the longest of them ran; known when `device` is.
+    pub longest: Option<Duration>,
 }
 
 /// The name of records of transfers.
@@ -69,12 +76,6 @@ pub struct Work {
     pub bytes: u64,
 }
 
-impl Default for Profile {
-    fn default() -> Self {
-        Self { origin: Instant::now(), state: Mutex::default() }
-    }
-}
-
 impl fmt::Debug for Profile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.state();
@@ -86,6 +87,11 @@ impl fmt::Debug for Profile {
 }
 
 impl Profile {
+    /// Of a device that limits its launches so.
+    pub(crate) fn new(launch_limit: Option<Duration>) -> Self {
+        Self { origin: Instant::now(), launch_limit, state: Mutex::default() }
+    }
+
     /// Starts or stops noting what runs. What was noted stays.
     pub fn set_enabled(&self, enabled: bool) {
         self.state().enabled = enabled;
@@ -104,7 +110,7 @@ impl Profile {
 
     /// Sums by stage and by kernel.
     pub fn report(&self) -> Report {
-        Report::new(&self.records())
+        Report::new(&self.records(), self.launch_limit)
     }
 
     /// The records as a Chrome trace: a JSON document for `chrome://tracing` or Perfetto.
@@ -130,6 +136,8 @@ impl Profile {
             host: zero,
             device: None,
             device_start: None,
+            parts: 1,
+            longest: None,
         });
         let index = state.records.len() - 1;
         state.open.push(index);
@@ -141,8 +149,10 @@ impl Profile {
         let mut state = self.state();
         let end = self.origin.elapsed();
         for (launch, timer) in std::mem::take(&mut state.pending) {
-            state.records[launch].device = timer.elapsed();
-            state.records[launch].device_start = timer.span().map(|span| span.start);
+            let record = &mut state.records[launch];
+            record.device = timer.elapsed();
+            record.device_start = timer.span().map(|span| span.start);
+            record.longest = timer.longest();
         }
         let record = &mut state.records[index];
         record.host = end - record.start;
@@ -191,8 +201,10 @@ impl Profile {
             host: start.elapsed(),
             device: None,
             device_start: None,
+            parts: 1,
+            longest: None,
         });
-        state.records.push(record);
+        state.records.push(Record { parts: timer.parts(), ..record });
         let index = state.records.len() - 1;
         state.pending.push((index, timer));
     }

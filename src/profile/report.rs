@@ -15,8 +15,23 @@ pub struct Report {
     pub stages: Vec<StageRow>,
     /// Kernels, the longest first.
     pub kernels: Vec<KernelRow>,
+    /// All launches together; `None` if there were none.
+    pub launches: Option<Launches>,
     /// Weights that were copied to the device; `None` if there were none.
     pub transfers: Option<Transfers>,
+}
+
+/// All launches, and how long they kept the device.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Launches {
+    /// How many.
+    pub count: u64,
+    /// Into how many of the driver they were cut.
+    pub parts: u64,
+    /// The longest of these by the device's clock, where the driver tells.
+    pub longest: Option<Duration>,
+    /// For how long one may run: [`DeviceOptions::launch_limit`](crate::DeviceOptions::launch_limit).
+    pub limit: Option<Duration>,
 }
 
 /// All transfers to the device.
@@ -63,7 +78,7 @@ pub struct KernelRow {
 }
 
 impl Report {
-    pub(super) fn new(records: &[Record]) -> Self {
+    pub(super) fn new(records: &[Record], limit: Option<Duration>) -> Self {
         let mut report = Report::default();
         // The row of each stage record, and the row of each path of names.
         let mut row_of: HashMap<usize, usize> = HashMap::new();
@@ -95,6 +110,10 @@ impl Report {
                 around = records[stage].parent;
             }
             report.add_kernel(record.name, device, work);
+            let launches = report.launches.get_or_insert(Launches { limit, ..Launches::default() });
+            launches.count += 1;
+            launches.parts += record.parts as u64;
+            launches.longest = launches.longest.max(record.longest);
         }
         if let Some(transfers) = &mut report.transfers {
             transfers.under_compute = overlap::under_compute(records);
@@ -147,9 +166,29 @@ impl fmt::Display for Report {
             let rates = rates(row.device, row.work);
             writeln!(f, "{:28} {:>6} {:>10} {rates}", row.name, row.count, "")?;
         }
+        if let Some(launches) = &self.launches {
+            write!(f, "\n{launches}")?;
+        }
         match &self.transfers {
             Some(transfers) => write!(f, "\n{transfers}"),
             None => Ok(()),
+        }
+    }
+}
+
+/// One line, such as `longest launch 12.3 ms, limit 20 ms: 812 launches in 2304 parts`.
+impl fmt::Display for Launches {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.longest {
+            Some(longest) => write!(f, "longest launch {:.1} ms", longest.as_secs_f64() * 1e3)?,
+            None => write!(f, "longest launch unknown")?,
+        }
+        if let Some(limit) = self.limit {
+            write!(f, ", limit {} ms", limit.as_secs_f64() * 1e3)?;
+        }
+        match self.parts {
+            parts if parts > self.count => write!(f, ": {} launches in {parts} parts", self.count),
+            _ => write!(f, ": {} launches, none in parts", self.count),
         }
     }
 }
@@ -193,6 +232,8 @@ mod tests {
             host,
             device: None,
             device_start: None,
+            parts: 1,
+            longest: None,
         }
     }
 
@@ -200,20 +241,22 @@ mod tests {
         Record {
             launch: Some(Work { flop: 1_000_000, bytes: 10 }),
             device: Some(Duration::from_millis(device_ms)),
+            longest: Some(Duration::from_millis(device_ms)),
             ..stage(name, Some(parent), 0)
         }
     }
 
     #[test]
     fn launches_count_in_every_stage_around_them() {
-        let report = Report::new(&[
+        let records = [
             stage("picture", None, 100),
             stage("unet", Some(0), 40),
             launch("gemm", 1, 4),
             stage("unet", Some(0), 50),
             launch("gemm", 3, 5),
             launch("cast", 0, 1),
-        ]);
+        ];
+        let report = Report::new(&records, None);
         let row = |index: usize| {
             let row: &StageRow = &report.stages[index];
             (row.name, row.depth, row.count, row.host.as_millis(), row.device.as_millis())
@@ -242,7 +285,7 @@ mod tests {
             at(transfer(), 20, 30),
             at(launch("gemm", 0, 0), 40, 5),
         ];
-        let report = Report::new(&records);
+        let report = Report::new(&records, None);
         let transfers = report.transfers.unwrap();
         assert_eq!((transfers.count, transfers.bytes), (2, 1000));
         assert_eq!(transfers.device, Duration::from_millis(40));
@@ -250,8 +293,24 @@ mod tests {
         assert_eq!(transfers.to_string(), "2 transfers, 0.000 GB in 0.04 s, 50 % under compute");
         assert!(report.to_string().ends_with(&transfers.to_string()), "{report}");
         assert_eq!(report.kernels.len(), 1, "a transfer is no kernel");
-        let report = Report::new(&[stage("unet", None, 100), transfer()]);
+        let report = Report::new(&[stage("unet", None, 100), transfer()], None);
         assert_eq!(report.transfers.unwrap().under_compute, None, "no clock");
-        assert!(Report::new(&[stage("unet", None, 100)]).transfers.is_none());
+        let report = Report::new(&[stage("unet", None, 100)], None);
+        assert!(report.transfers.is_none() && report.launches.is_none());
+    }
+
+    #[test]
+    fn a_launch_in_parts_is_one_and_its_longest_part_is_told() {
+        let ms = Duration::from_millis;
+        let cut = Record { parts: 3, longest: Some(ms(7)), ..launch("gemm", 0, 18) };
+        let records = [stage("unet", None, 100), cut, launch("cast", 0, 2)];
+        let report = Report::new(&records, Some(ms(10)));
+        assert_eq!((report.kernels[0].count, report.kernels[0].device), (1, ms(18)));
+        let told = "longest launch 7.0 ms, limit 10 ms: 2 launches in 4 parts";
+        assert_eq!(report.launches.unwrap().to_string(), told);
+        assert!(report.to_string().ends_with(told), "{report}");
+        let whole = Report::new(&[stage("unet", None, 100), launch("cast", 0, 2)], None);
+        let told = "longest launch 2.0 ms: 1 launches, none in parts";
+        assert_eq!(whole.launches.unwrap().to_string(), told);
     }
 }

@@ -13,14 +13,17 @@ const TRANSFERS: u32 = 2;
 /// One row for the host, with stages around the calls that queue launches, one for the device's
 /// kernels and one for transfers to it. Where a driver does not tell when a kernel began, the
 /// kernel is drawn from when it was queued or the one before it ended, whichever is later: each
-/// queue runs in order.
+/// queue runs in order. A launch that was cut is drawn as one, as long as its parts together.
 pub fn chrome(records: &[Record]) -> String {
     let rows = [(HOST, "host"), (DEVICE, "device"), (TRANSFERS, "transfers")];
     let mut events: Vec<_> = rows.iter().map(|(row, name)| thread_name(*row, name)).collect();
     let ahead = device_clock_ahead(records);
     let mut free = [Duration::ZERO; 3];
     for record in records {
-        let work = record.launch.map(|work| json!({ "flop": work.flop, "bytes": work.bytes }));
+        let work = record.launch.map(|work| match record.parts {
+            1 => json!({ "flop": work.flop, "bytes": work.bytes }),
+            parts => json!({ "flop": work.flop, "bytes": work.bytes, "parts": parts }),
+        });
         let work = work.or(record.transfer_bytes.map(|bytes| json!({ "bytes": bytes })));
         events.push(event(record.name, HOST, seconds(record.start), record.host, work.clone()));
         if let Some(time) = record.device {
@@ -75,6 +78,8 @@ mod tests {
             host: ms(1),
             device: Some(ms(5)),
             device_start: Some(ms(device_start)),
+            parts: 1,
+            longest: Some(ms(5)),
         };
         // The device's clock is 1000 ms ahead.
         let transfer = Record { launch: None, transfer_bytes: Some(7), ..launch(3, 1004) };

@@ -1,9 +1,12 @@
 //! A device that claims to be of another kind, so that ops choose what they would choose there.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ellesmere::Result;
-use ellesmere::backend::{Backend, Buffer, CopyRegion, Launch, Program, ProgramSource, Timer};
+use ellesmere::backend::{
+    Backend, Buffer, CopyRegion, Launch, LaunchLimit, Program, ProgramSource, Timer,
+};
 use ellesmere::info::DeviceInfo;
 
 /// A backend under another description.
@@ -59,6 +62,15 @@ impl Backend for Claiming {
 
     fn launch(&self, program: &Program, launch: &Launch) -> Result<Box<dyn Timer>> {
         self.inner.launch(program, launch)
+    }
+
+    fn launch_limit(&self) -> Option<Duration> {
+        self.inner.launch_limit()
+    }
+
+    fn limited(&self, limit: LaunchLimit) -> Option<Arc<dyn Backend>> {
+        let inner = self.inner.limited(limit)?;
+        Some(Arc::new(Self { inner, info: self.info.clone() }))
     }
 
     fn finish(&self) -> Result<()> {

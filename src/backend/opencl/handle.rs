@@ -10,7 +10,10 @@ use cl3::error_codes::{
     CL_INVALID_BUFFER_SIZE, CL_MEM_OBJECT_ALLOCATION_FAILURE, CL_OUT_OF_HOST_MEMORY,
     CL_OUT_OF_RESOURCES, error_text,
 };
-use cl3::event::{CL_PROFILING_COMMAND_END, CL_PROFILING_COMMAND_START, get_event_profiling_info};
+use cl3::event::{
+    CL_COMPLETE, CL_EVENT_COMMAND_EXECUTION_STATUS, CL_PROFILING_COMMAND_END,
+    CL_PROFILING_COMMAND_START, get_event_info, get_event_profiling_info,
+};
 
 use crate::backend::Timer;
 use crate::{Error, Result};
@@ -112,26 +115,60 @@ impl Queue {
     }
 }
 
+impl Event {
+    /// Whether its command is complete or has failed.
+    pub fn is_over(&self) -> bool {
+        let status = get_event_info(self.raw(), CL_EVENT_COMMAND_EXECUTION_STATUS);
+        // Below zero are the codes of what went wrong.
+        status.is_ok_and(|status| i32::from(status) <= CL_COMPLETE)
+    }
+
+    /// How long its command ran, of a queue that has a clock.
+    pub fn elapsed(&self) -> Option<Duration> {
+        self.span().map(|span| span.end - span.start)
+    }
+
+    /// From when to when.
+    fn span(&self) -> Option<Range<Duration>> {
+        let at = |what| get_event_profiling_info(self.raw(), what).ok().map(u64::from);
+        let (start, end) = (at(CL_PROFILING_COMMAND_START)?, at(CL_PROFILING_COMMAND_END)?);
+        let span = || Duration::from_nanos(start)..Duration::from_nanos(end);
+        (start != 0 && end > start).then(span)
+    }
+}
+
 /// When a launch or a transfer ran.
 pub struct ClTimer {
-    /// Of the launch or the transfer.
-    pub event: Arc<Event>,
+    /// Of the parts of the launch, in their order, or of the transfer.
+    pub events: Vec<Arc<Event>>,
     /// Whether its times mean anything.
     pub has_clock: bool,
 }
 
+impl ClTimer {
+    fn each(&self) -> impl Iterator<Item = Option<Duration>> {
+        self.events.iter().map(|event| if self.has_clock { event.elapsed() } else { None })
+    }
+}
+
 impl Timer for ClTimer {
     fn elapsed(&self) -> Option<Duration> {
-        self.span().map(|span| span.end - span.start)
+        // A part that the clock is too coarse for counts nothing.
+        self.each().flatten().reduce(|all, part| all + part)
     }
 
     fn span(&self) -> Option<Range<Duration>> {
         if !self.has_clock {
             return None;
         }
-        let at = |what| get_event_profiling_info(self.event.raw(), what).ok().map(u64::from);
-        let (start, end) = (at(CL_PROFILING_COMMAND_START)?, at(CL_PROFILING_COMMAND_END)?);
-        let span = || Duration::from_nanos(start)..Duration::from_nanos(end);
-        (start != 0 && end > start).then(span)
+        Some(self.events.first()?.span()?.start..self.events.last()?.span()?.end)
+    }
+
+    fn parts(&self) -> usize {
+        self.events.len()
+    }
+
+    fn longest(&self) -> Option<Duration> {
+        self.each().flatten().max()
     }
 }

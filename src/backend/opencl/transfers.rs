@@ -4,7 +4,6 @@ use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use cl3::command_queue::enqueue_write_buffer;
-use cl3::event::{CL_COMPLETE, CL_EVENT_COMMAND_EXECUTION_STATUS, get_event_info};
 use cl3::types::{CL_FALSE, cl_mem};
 
 use super::handle::{Event, Queue, failed, failed_with_memory};
@@ -36,7 +35,7 @@ impl Transfers {
     /// Starts to copy `data` to the beginning of `target` once `before` is complete.
     pub fn start(&self, target: cl_mem, data: &Arc<Vec<u8>>, before: &Event) -> Result<Arc<Event>> {
         let mut running = self.running();
-        running.retain(|transfer| !is_over(&transfer.event));
+        running.retain(|transfer| !transfer.event.is_over());
         let events = [before.raw()];
         // SAFETY: the caller has put the range inside the buffer; `data` is kept below until the
         // copy is over, and nobody can change it; the wait list is one event.
@@ -75,7 +74,7 @@ impl Transfers {
         }
         let events: Vec<_> = running.iter().map(|transfer| transfer.event.raw()).collect();
         let waited = cl3::event::wait_for_events(&events);
-        running.retain(|transfer| !is_over(&transfer.event));
+        running.retain(|transfer| !transfer.event.is_over());
         waited.map_err(|code| failed("clWaitForEvents", code))
     }
 
@@ -90,15 +89,8 @@ impl Drop for Transfers {
         if self.finish().is_err() {
             // Whether the driver has let go of what is not over, nobody can tell.
             let mut running = self.running();
-            running.retain(|transfer| !is_over(&transfer.event));
+            running.retain(|transfer| !transfer.event.is_over());
             running.drain(..).for_each(|transfer| mem::forget(transfer.data));
         }
     }
-}
-
-/// Whether a command is complete or has failed.
-fn is_over(event: &Event) -> bool {
-    let status = get_event_info(event.raw(), CL_EVENT_COMMAND_EXECUTION_STATUS);
-    // Below zero are the codes of what went wrong.
-    status.is_ok_and(|status| i32::from(status) <= CL_COMPLETE)
 }
