@@ -1,5 +1,6 @@
 //! Attention: every query's mean of the values, weighted by how well their keys match.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::backend::Buffer;
@@ -7,6 +8,7 @@ use crate::device::{Call, Device, Grid, Tunable, arguments};
 use crate::dtype::DType;
 use crate::info::DeviceInfo;
 use crate::kernel::Configuration;
+use crate::memory::Lifetime;
 use crate::tensor::{Band, BandBuffer, Tensor};
 use crate::tune::Class;
 use crate::{Error, Result};
@@ -121,8 +123,8 @@ pub fn plan(problem: &Problem, info: &DeviceInfo) -> Algorithm {
 ///
 /// # Errors
 ///
-/// [`Error::Shape`] if the shapes do not agree as above, or if one sample's keys or values lie in
-/// several blocks and do not fit one; [`Error::OutOfMemory`], [`Error::Device`].
+/// [`Error::Shape`] if the shapes do not agree as above, or if keys or values lie in several blocks
+/// and those of one head do not fit one; [`Error::OutOfMemory`], [`Error::Device`].
 ///
 /// # Precision
 ///
@@ -130,67 +132,93 @@ pub fn plan(problem: &Problem, info: &DeviceInfo) -> Algorithm {
 /// before its exponential, so that no score is too large.
 pub fn attention(q: Columns, k: Columns, v: Columns, params: &Attention) -> Result<Tensor> {
     let [samples, queries, keys] = check(&q, &k, &v, params)?;
-    let &Attention { heads, head_width, scale, causal } = params;
-    let device = q.tensor.device();
-    let dtype = q.tensor.dtype();
-    let width = heads * head_width;
-    let y = Tensor::empty_like(q.tensor, &[samples, queries, width], dtype)?;
+    let &Attention { heads, head_width, .. } = params;
+    let (device, dtype) = (q.tensor.device(), q.tensor.dtype());
+    let y = Tensor::empty_like(q.tensor, &[samples, queries, heads * head_width], dtype)?;
+    let at_once = heads_at_once(&q, &k, &v, params);
     let mut gathered = None;
     for band in y.bands() {
         let q_band = q.tensor.band(&band)?;
-        let context = Context::of(&k, &v, &band, keys, &mut gathered)?;
-        let (band_samples, rows) = (band.samples.len(), band.rows.len());
-        let scores = band_samples * heads * rows * keys;
-        let class = Class(vec![
-            ("queries", rows),
-            ("keys", keys),
-            ("head_width", head_width),
-            ("heads", heads),
-        ]);
-        let problem = Problem { head_width, queries: rows, heads: heads * band_samples };
-        let (kernel, configuration) = choose(&problem, device, dtype, &class);
-        let grid = |configuration: &Configuration| {
-            let (queries, items) = queries_and_items(kernel, configuration);
-            let groups = [rows.div_ceil(queries), heads, band_samples];
-            Grid { groups, local: [items, 1, 1] }
-        };
-        let Grid { groups, local } = grid(&configuration);
         let y_band = y.output(&band)?;
-        device.run_tuned(
-            &Call {
-                kernel,
-                dtype,
-                configuration: &configuration,
-                arguments: &arguments! {
-                    q: &*q_band,
-                    k: context.k,
-                    v: context.v,
-                    y: Output(&y_band),
-                    queries: rows as u32,
-                    keys: keys as u32,
-                    heads: heads as u32,
-                    q_stride: q.width() as u32,
-                    q_start: q.start as u32,
-                    k_stride: k.width() as u32,
-                    k_start: k.start as u32,
-                    v_stride: v.width() as u32,
-                    v_start: v.start as u32,
-                    first_sample: context.first_sample as u32,
-                    samples: band_samples as u32,
-                    first_query: band.rows.start as u32,
-                    causal: u32::from(causal),
-                    scale: scale,
-                },
-                groups,
-                local,
-                flop: 4 * (scores * head_width) as u64,
-                bytes: (band_samples * width * 2 * (rows + keys) * dtype.size()) as u64,
-            },
-            &Tunable { class: &class, output: dtype, grid: &grid },
-        )?;
+        for first in (0..heads).step_by(at_once) {
+            let some = Attention { heads: at_once.min(heads - first), ..*params };
+            let columns = first * head_width..(first + some.heads) * head_width;
+            let context = Context::of(&k, &v, &band, &columns, &mut gathered)?;
+            let source = Source { buffer: &q_band, stride: q.width(), start: q.start };
+            let source = source.from(&columns);
+            if some.heads == heads {
+                attend(&y, &band, source, &context, keys, &y_band, &some)?;
+                continue;
+            }
+            let bytes = (band.row_count() * columns.len() * dtype.size()) as u64;
+            let apart = device.memory().allocate(bytes, Lifetime::Transient)?;
+            attend(&y, &band, source, &context, keys, apart.buffer(), &some)?;
+            y.put_columns(apart.buffer(), columns, &band, &y_band)?;
+        }
         y_band.keep()?;
     }
     Ok(y)
+}
+
+/// Launches some heads of a band of `y`.
+fn attend(
+    y: &Tensor,
+    band: &Band,
+    q: Source,
+    context: &Context,
+    keys: usize,
+    target: &Buffer,
+    params: &Attention,
+) -> Result<()> {
+    let (device, dtype) = (y.device(), y.dtype());
+    let &Attention { heads, head_width, scale, causal } = params;
+    let (samples, rows) = (band.samples.len(), band.rows.len());
+    let scores = samples * heads * rows * keys;
+    let class = Class(vec![
+        ("queries", rows),
+        ("keys", keys),
+        ("head_width", head_width),
+        ("heads", heads),
+    ]);
+    let problem = Problem { head_width, queries: rows, heads: heads * samples };
+    let (kernel, configuration) = choose(&problem, device, dtype, &class);
+    let grid = |configuration: &Configuration| {
+        let (queries, items) = queries_and_items(kernel, configuration);
+        Grid { groups: [rows.div_ceil(queries), heads, samples], local: [items, 1, 1] }
+    };
+    let Grid { groups, local } = grid(&configuration);
+    device.run_tuned(
+        &Call {
+            kernel,
+            dtype,
+            configuration: &configuration,
+            arguments: &arguments! {
+                q: q.buffer,
+                k: context.k.buffer,
+                v: context.v.buffer,
+                y: Output(target),
+                queries: rows as u32,
+                keys: keys as u32,
+                heads: heads as u32,
+                q_stride: q.stride as u32,
+                q_start: q.start as u32,
+                k_stride: context.k.stride as u32,
+                k_start: context.k.start as u32,
+                v_stride: context.v.stride as u32,
+                v_start: context.v.start as u32,
+                first_sample: context.first_sample as u32,
+                samples: samples as u32,
+                first_query: band.rows.start as u32,
+                causal: u32::from(causal),
+                scale: scale,
+            },
+            groups,
+            local,
+            flop: 4 * (scores * head_width) as u64,
+            bytes: (samples * heads * head_width * 2 * (rows + keys) * dtype.size()) as u64,
+        },
+        &Tunable { class: &class, output: dtype, grid: &grid },
+    )
 }
 
 /// The kernel that is planned, and its configuration.
@@ -229,6 +257,37 @@ impl Columns<'_> {
     fn width(&self) -> usize {
         self.tensor.shape()[2]
     }
+
+    /// Whether what a band of so many samples sees lies in several blocks and has to be copied
+    /// together.
+    fn is_gathered(&self, samples: usize) -> bool {
+        let blocks = self.tensor.bands().len();
+        blocks > self.tensor.shape()[0] || (blocks > 1 && samples > 1)
+    }
+}
+
+/// The most heads whose keys, and values, fit one allocation where they are copied together; evenly
+/// many each time. At least one: [`check`] has seen to that.
+fn heads_at_once(q: &Columns, k: &Columns, v: &Columns, params: &Attention) -> usize {
+    let samples = samples_at_once(q);
+    if ![k, v].iter().any(|columns| columns.is_gathered(samples)) {
+        return params.heads;
+    }
+    let most_bytes = q.tensor.device().memory().max_allocation_bytes();
+    let most = most_bytes / head_bytes(k, samples, params);
+    let most = most.clamp(1, params.heads as u64) as usize;
+    params.heads.div_ceil(params.heads.div_ceil(most))
+}
+
+/// The most samples of a band of queries.
+fn samples_at_once(q: &Columns) -> usize {
+    q.tensor.bands()[0].samples.len()
+}
+
+/// Bytes of the keys, or of the values, of one head.
+fn head_bytes(columns: &Columns, samples: usize, params: &Attention) -> u64 {
+    let rows = samples * columns.tensor.shape()[1];
+    (rows * params.head_width * columns.tensor.dtype().size()) as u64
 }
 
 /// N, Lq and Lk, if everything agrees.
@@ -264,50 +323,100 @@ fn check(q: &Columns, k: &Columns, v: &Columns, params: &Attention) -> Result<[u
             return error(format!("{name} must be {dtype} as q is, got {got}"));
         }
         let most_bytes = columns.tensor.device().memory().max_allocation_bytes();
-        let sample_bytes = (rows * shape[2] * dtype.size()) as u64;
-        if name != "q" && columns.tensor.bands().len() > samples && sample_bytes > most_bytes {
+        let at_once = samples_at_once(q);
+        let bytes = head_bytes(columns, at_once, params);
+        if name != "q" && columns.is_gathered(at_once) && bytes > most_bytes {
             return error(format!(
-                "{name} must fit one allocation of {most_bytes} B, got {sample_bytes} B a sample"
+                "a head of {name} must fit one allocation of {most_bytes} B, got {bytes} B"
             ));
         }
     }
     Ok([samples, queries, keys])
 }
 
-/// The keys and values that a band of queries sees.
+/// Where columns are: in a buffer whose rows are so long, from the first of some columns on.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    buffer: &'a Buffer,
+    stride: usize,
+    start: usize,
+}
+
+impl Source<'_> {
+    /// From some of its columns on.
+    fn from(self, columns: &Range<usize>) -> Self {
+        Self { start: self.start + columns.start, ..self }
+    }
+}
+
+/// The keys and values that some heads of a band of queries see.
 struct Context<'a> {
-    k: &'a Buffer,
-    v: &'a Buffer,
+    k: Source<'a>,
+    v: Source<'a>,
     /// The sample of `k` and `v` that the band's first is.
     first_sample: usize,
 }
 
-/// The keys and values of one sample, and which it is.
-type Sample<'a> = (usize, BandBuffer<'a>, BandBuffer<'a>);
+/// Rows of a tensor that was in several blocks, in one.
+struct Held<'a> {
+    rows: BandBuffer<'a>,
+    stride: usize,
+    start: usize,
+}
+
+/// The keys and values of some samples and columns, and which these are.
+struct Gathered<'a> {
+    sample: usize,
+    columns: Range<usize>,
+    k: Held<'a>,
+    v: Held<'a>,
+}
 
 impl<'a> Context<'a> {
-    /// The whole tensors where each is one block; else the samples of `band`, copied together and
-    /// kept in `gathered` for the bands that follow.
+    /// The whole tensors where each is one block; else what `columns` of the samples of `band` are,
+    /// copied together and kept in `gathered` for the bands that follow.
     fn of<'t: 'a>(
         k: &Columns<'t>,
         v: &Columns<'t>,
         band: &Band,
-        keys: usize,
-        gathered: &'a mut Option<Sample<'t>>,
+        columns: &Range<usize>,
+        gathered: &'a mut Option<Gathered<'t>>,
     ) -> Result<Self> {
-        if k.tensor.bands().len() == 1 && v.tensor.bands().len() == 1 {
-            let first_sample = band.samples.start;
-            return Ok(Self { k: k.tensor.buffer(), v: v.tensor.buffer(), first_sample });
-        }
         let sample = band.samples.start;
-        if gathered.as_ref().is_none_or(|(of, _, _)| *of != sample) {
-            // What the last sample needed goes back to the pool first.
-            *gathered = None;
-            let band = Band { samples: band.samples.clone(), rows: 0..keys };
-            *gathered = Some((sample, k.tensor.band(&band)?, v.tensor.band(&band)?));
+        if k.tensor.bands().len() == 1 && v.tensor.bands().len() == 1 {
+            let whole = |part: &Columns<'t>| {
+                let (buffer, stride) = (part.tensor.buffer(), part.width());
+                Source { buffer, stride, start: part.start }.from(columns)
+            };
+            return Ok(Self { k: whole(k), v: whole(v), first_sample: sample });
         }
-        let (_, k, v) = gathered.as_ref().expect("it was gathered just now");
-        Ok(Self { k, v, first_sample: 0 })
+        let same = |known: &Gathered| known.sample == sample && known.columns == *columns;
+        if !gathered.as_ref().is_some_and(same) {
+            // What was needed before goes back to the pool first.
+            *gathered = None;
+            let held = |part| Held::of(part, &band.samples, columns);
+            let columns = columns.clone();
+            *gathered = Some(Gathered { sample, columns, k: held(k)?, v: held(v)? });
+        }
+        let known = gathered.as_ref().expect("it was gathered just now");
+        Ok(Self { k: known.k.source(), v: known.v.source(), first_sample: 0 })
+    }
+}
+
+impl<'a> Held<'a> {
+    fn of(part: &Columns<'a>, samples: &Range<usize>, columns: &Range<usize>) -> Result<Self> {
+        let start = part.start + columns.start;
+        if part.is_gathered(samples.len()) {
+            let of_tensor = start..start + columns.len();
+            let rows = part.tensor.columns_of_samples(samples.clone(), of_tensor)?;
+            return Ok(Self { rows, stride: columns.len(), start: 0 });
+        }
+        let band = Band { samples: samples.clone(), rows: 0..part.tensor.shape()[1] };
+        Ok(Self { rows: part.tensor.band(&band)?, stride: part.width(), start })
+    }
+
+    fn source(&self) -> Source<'_> {
+        Source { buffer: &self.rows, stride: self.stride, start: self.start }
     }
 }
 

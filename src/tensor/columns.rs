@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
-use super::Tensor;
+use super::{Band, BandBuffer, Tensor};
 use crate::Result;
 use crate::backend::{Buffer, CopyRegion};
+use crate::memory::Lifetime;
 
 /// Some columns of rows of bytes: where they start, how many they are, and how long a row is.
 struct Columns {
@@ -61,6 +62,48 @@ impl Tensor {
             output.keep()?;
         }
         whole.reshape(&shape)
+    }
+
+    /// A copy in one block of some columns of all rows of samples of a `[N, L, width]` tensor.
+    pub(crate) fn columns_of_samples(
+        &self,
+        samples: Range<usize>,
+        columns: Range<usize>,
+    ) -> Result<BandBuffer<'_>> {
+        let (all_rows, pitch, length) = (self.shape[1], self.shape[2], columns.len());
+        let bytes = (samples.len() * all_rows * length * self.dtype.size()) as u64;
+        let block = self.device.memory().allocate(bytes, Lifetime::Transient)?;
+        for band in self.bands() {
+            let from = band.samples.start.max(samples.start);
+            let until = band.samples.end.min(samples.end);
+            if from >= until {
+                continue;
+            }
+            let rows = band.rows.len();
+            let held = self.band(&band)?;
+            for sample in from..until {
+                let row = (sample - band.samples.start) * rows;
+                let source = Columns { start: row * pitch + columns.start, length, pitch };
+                let row = (sample - samples.start) * all_rows + band.rows.start;
+                let target = Columns { start: row * length, length, pitch: length };
+                self.copy_columns(rows, [&*held, block.buffer()], [source, target])?;
+            }
+        }
+        Ok(BandBuffer::Gathered(block))
+    }
+
+    /// Copies `part`, rows of some columns, to where these are in one of the tensor's bands.
+    pub(crate) fn put_columns(
+        &self,
+        part: &Buffer,
+        columns: Range<usize>,
+        band: &Band,
+        output: &Buffer,
+    ) -> Result<()> {
+        let (pitch, length) = (self.shape[2], columns.len());
+        let source = Columns { start: 0, length, pitch: length };
+        let target = Columns { start: columns.start, length, pitch };
+        self.copy_columns(band.row_count(), [part, output], [source, target])
     }
 
     /// With at least three axes, so that the last one is columns and bands lie along another.

@@ -225,6 +225,49 @@ fn splits_as_its_tensors_do() {
 }
 
 #[test]
+fn takes_as_many_heads_at_once_as_their_keys_fit() {
+    let base = Case { heads: 3, head_width: 16, queries: 50, keys: 50, causal: true, ..BASE };
+    // 50 rows of 64 B in f32 are the keys of a head.
+    let cases = [
+        (Case { why: "all of one sample", samples: 2, ..base.clone() }, 9600),
+        (Case { why: "two, then one", samples: 2, ..base.clone() }, 6600),
+        (Case { why: "one after the other", ..base.clone() }, 3300),
+        (Case { why: "of both samples, for few queries", samples: 2, queries: 5, ..base }, 6600),
+    ];
+    for (case, f32_bytes) in cases {
+        for dtype in DType::ALL {
+            let most_bytes = f32_bytes * dtype.size() as u64 / 4;
+            let max_allocation_bytes = Some(most_bytes);
+            let options =
+                DeviceOptions { max_allocation_bytes, poison: true, ..DeviceOptions::default() };
+            for (whole, split) in devices().iter().zip(&open_devices(&options)) {
+                // Rows of q | k | v: more columns than the largest allocation has room for.
+                let fused = |device: &Device, dtype| {
+                    let [q, k, v] = case.inputs(device, dtype);
+                    let width = case.heads * case.head_width;
+                    let [k, v] = [k, v].map(|part| part.to_vec().unwrap());
+                    let row = |row: usize| {
+                        let part = |part: &[f32]| part[row * width..][..width].to_vec();
+                        [part(&k), part(&v)].concat()
+                    };
+                    let rows: Vec<f32> = (0..case.samples * case.keys).flat_map(row).collect();
+                    let shape = [case.samples, case.keys, 2 * width];
+                    let kv = Tensor::from_slice(device, &shape, dtype, &rows).unwrap();
+                    let part = |start| Columns { tensor: &kv, start };
+                    ops::attention((&q).into(), part(0), part(width), &case.params()).unwrap()
+                };
+                let why = format!("{} in {dtype}", case.why);
+                let expected = case.run(whole, dtype);
+                assert_close(split, &why, &case.run(split, dtype), &expected, 0.0);
+                assert_close(split, &why, &fused(split, dtype), &expected, 0.0);
+                let largest = split.memory_stats().largest_allocation_bytes;
+                assert!(largest <= most_bytes, "{why}: {largest} B");
+            }
+        }
+    }
+}
+
+#[test]
 fn refuses_what_does_not_agree() {
     let device = Device::cpu();
     let tensor = |shape: &[usize]| {
@@ -258,7 +301,7 @@ fn refuses_keys_that_are_over_one_allocation() {
     let error = ops::attention((&q).into(), (&k).into(), (&v).into(), &case.params());
     assert_eq!(
         error.unwrap_err().to_string(),
-        "attention: k must fit one allocation of 2048 B, got 6400 B a sample"
+        "attention: a head of k must fit one allocation of 2048 B, got 3200 B"
     );
 }
 
