@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes tests/golden/formats.safetensors and formats.json: what ggml makes of weights in blocks.
+"""Writes tests/golden/formats.safetensors, formats.json and *.gguf: what ggml makes of blocks.
 
 `gguf` is the judge of what blocks stand for. The errors to beat are those of ggml's own encoders; for
 the formats with blocks of 256 these are in C alone, so a shared library of ggml is asked for: the one
@@ -98,6 +98,48 @@ def random_blocks(format: str) -> np.ndarray:
     return blocks
 
 
+def write_files(arrays: dict[str, np.ndarray], golden: Path) -> None:
+    """A file with a tensor of each type, and one with a value of each type."""
+    writer = gguf.GGUFWriter(golden / "tensors.gguf", "diffusion")
+    writer.add_string("general.name", "tensors")
+    writer.add_uint32("general.quantization_version", 2)
+    for format, kind in FORMATS.items():
+        _, size = gguf.GGML_QUANT_SIZES[kind]
+        blocks = arrays[f"{format}.blocks"][-2 * size :].reshape(2, size)
+        writer.add_tensor(f"{format}.weight", blocks, raw_dtype=kind)
+    halves = np.array([[1.5, -2.0, 0.0], [65504.0, 6e-8, 3.0]], np.float16)
+    writer.add_tensor("f16.weight", halves.reshape(1, 2, 3, 1))
+    writer.add_tensor("f32.bias", halves.astype(np.float32).ravel())
+    brain = (halves.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    writer.add_tensor("bf16.weight", brain.view(np.uint8), raw_dtype=Type.BF16)
+    writer.add_tensor("ids", np.arange(5, dtype=np.int64))
+    finish(writer)
+
+    writer = gguf.GGUFWriter(golden / "values.gguf", "diffusion")
+    writer.add_uint8("a.u8", 200)
+    writer.add_int8("a.i8", -100)
+    writer.add_uint16("a.u16", 60000)
+    writer.add_int16("a.i16", -30000)
+    writer.add_uint32("a.u32", 4000000000)
+    writer.add_int32("a.i32", -2000000000)
+    writer.add_float32("a.f32", 0.1)
+    writer.add_bool("a.bool", True)
+    writer.add_string("a.text", "größer\nals")
+    writer.add_array("a.numbers", [1, -2, 3])
+    writer.add_array("a.texts", ["one", "", "drei"])
+    writer.add_uint64("a.u64", 1 << 63)
+    writer.add_int64("a.i64", -1 << 62)
+    writer.add_float64("a.f64", 0.1)
+    finish(writer)
+
+
+def finish(writer: gguf.GGUFWriter) -> None:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ggml", type=ctypes.CDLL, required=True, help="a shared library of ggml")
@@ -121,6 +163,7 @@ def main() -> None:
         arrays[name] = every.view(element).to(torch.float32).numpy()
     golden = ROOT / "tests" / "golden"
     save_file(arrays, golden / "formats.safetensors")
+    write_files(arrays, golden)
     lines = [f'"{name}": {json.dumps(of)}' for name, of in errors.items()]
     (golden / "formats.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
 

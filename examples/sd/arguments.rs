@@ -24,7 +24,7 @@ pub struct Arguments {
     #[arg(long, value_name = "PROMPT", default_value = "")]
     pub negative: String,
 
-    /// A diffusers folder, or a single .safetensors checkpoint, of Stable Diffusion 1.x or 2.x or
+    /// A diffusers folder, or a single .safetensors or .gguf file, of Stable Diffusion 1.x or 2.x or
     /// BK-SDM [default: the model inside the program]
     #[arg(long, value_name = "DIR|FILE")]
     pub model: Option<PathBuf>,

@@ -4,7 +4,9 @@
 //! | module | does |
 //! |---|---|
 //! | [`mmap`] | the bytes of a file: mapped, owned or compiled in |
+//! | [`tensors`] | named tensors in a file of either kind, and how they are stored |
 //! | [`safetensors`] | named tensors in a file |
+//! | [`gguf`] | the same with values beside them, and blocks of few bits |
 //! | [`image`] | pictures in (PNG, JPEG, WebP), resized |
 //! | [`png`] | pictures out, with the words that made them |
 //! | [`atomic`] | write beside, then rename |
@@ -16,11 +18,13 @@ use std::path::Path;
 use crate::{Error, Result};
 
 pub mod atomic;
+pub mod gguf;
 pub mod image;
 pub mod mmap;
 pub mod png;
 mod resize;
 pub mod safetensors;
+pub mod tensors;
 
 /// The longest piece of a file that a message repeats, in characters.
 const QUOTED_CHARACTERS: usize = 160;

@@ -7,11 +7,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+pub use super::tensors::{StoredType, TensorInfo};
 use super::{atomic, mmap::FileBytes, one_line};
 use crate::{Error, Result};
 
@@ -47,77 +47,6 @@ const ELEMENTS: [(&str, usize); 20] = [
     ("I64", 64),
     ("U64", 64),
 ];
-
-/// An element type that weights are read from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum StoredType {
-    /// IEEE binary32.
-    F32,
-    /// IEEE binary16.
-    F16,
-    /// The upper half of a binary32.
-    BF16,
-}
-
-impl StoredType {
-    /// The size of one element in bytes.
-    pub fn size(self) -> usize {
-        match self {
-            StoredType::F32 => 4,
-            StoredType::F16 | StoredType::BF16 => 2,
-        }
-    }
-
-    /// The name in messages.
-    pub fn name(self) -> &'static str {
-        match self {
-            StoredType::F32 => "f32",
-            StoredType::F16 => "f16",
-            StoredType::BF16 => "bf16",
-        }
-    }
-}
-
-impl fmt::Display for StoredType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-/// What the header says about one tensor, after every check.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TensorInfo {
-    element: usize,
-    shape: Vec<usize>,
-    data: Range<usize>,
-}
-
-impl TensorInfo {
-    /// The element type as the file spells it, such as `F16` or `I64`.
-    pub fn element(&self) -> &'static str {
-        ELEMENTS[self.element].0
-    }
-
-    /// The element type, if it is one that weights are read from.
-    pub fn stored_type(&self) -> Option<StoredType> {
-        match self.element() {
-            "F32" => Some(StoredType::F32),
-            "F16" => Some(StoredType::F16),
-            "BF16" => Some(StoredType::BF16),
-            _ => None,
-        }
-    }
-
-    /// The shape, slowest axis first.
-    pub fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    /// The size of the data.
-    pub fn size_bytes(&self) -> usize {
-        self.data.len()
-    }
-}
 
 /// A safetensors file whose header has been read and checked.
 #[derive(Debug)]
@@ -344,7 +273,15 @@ impl Entry {
             let given = end - start;
             return Err(format!("{} is {} B, its offsets give {given} B", sizes(), bits / 8));
         }
-        Ok(TensorInfo { element, shape, data: start..end })
+        let stored = match self.dtype.as_str() {
+            "F32" => Some(StoredType::F32),
+            "F16" => Some(StoredType::F16),
+            "BF16" => Some(StoredType::BF16),
+            "F8_E4M3" => Some(StoredType::F8E4M3),
+            "F8_E5M2" => Some(StoredType::F8E5M2),
+            _ => None,
+        };
+        Ok(TensorInfo { element: ELEMENTS[element].0, stored, shape, data: start..end })
     }
 }
 
@@ -364,6 +301,12 @@ pub fn write<'a>(path: &Path, tensors: impl IntoIterator<Item = NewTensor<'a>>) 
             StoredType::F32 => safetensors::Dtype::F32,
             StoredType::F16 => safetensors::Dtype::F16,
             StoredType::BF16 => safetensors::Dtype::BF16,
+            StoredType::F8E4M3 => safetensors::Dtype::F8_E4M3,
+            StoredType::F8E5M2 => safetensors::Dtype::F8_E5M2,
+            StoredType::Blocks(format) => {
+                let detail = format!("{format} cannot be written: safetensors has no blocks");
+                return Err(refuse_tensor(path, name, detail));
+            }
         };
         let view = safetensors::tensor::TensorView::new(element, shape.to_vec(), data);
         let view = view.map_err(|_| {

@@ -1,17 +1,26 @@
 //! The weights of one component, by the names that diffusers and transformers use today.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use half::f16;
-use half::slice::{HalfBitsSliceExt as _, HalfFloatSliceExt as _};
-
 use crate::io::one_line;
-use crate::io::safetensors::{SafeTensors, StoredType, TensorInfo};
+use crate::io::tensors::{StoredType, TensorFile};
 use crate::nn::TensorSource;
 use crate::{Error, Format, Result};
+
+mod stored;
+
+pub use stored::StoredTensor;
+
+/// A weight of fewer outputs is not worth fewer bits: they are a panel of a device all the same.
+const LEAST_OUTPUTS: usize = 32;
+
+/// The value of a GGUF file that says in which order its convolutions' weights are.
+pub const CONVOLUTIONS_KEY: &str = "ellesmere.convolutions";
+
+/// What it says where they are `[O, kH, kW, I]`, so that blocks lie along the channels.
+pub const CHANNELS_LAST: &str = "channels_last";
 
 /// One component's tensors, over one or several mapped files.
 ///
@@ -19,7 +28,7 @@ use crate::{Error, Format, Result};
 #[derive(Debug)]
 pub struct Checkpoint {
     origin: PathBuf,
-    files: Vec<Arc<SafeTensors>>,
+    files: Vec<Arc<TensorFile>>,
     tensors: BTreeMap<String, Slot>,
     /// What matrices and convolutions are to be held in.
     format: Option<Format>,
@@ -49,7 +58,7 @@ impl Checkpoint {
     /// `origin` is the file or folder that messages about a missing tensor name.
     pub(super) fn new(
         origin: &Path,
-        files: Vec<Arc<SafeTensors>>,
+        files: Vec<Arc<TensorFile>>,
         mut known_as: impl FnMut(&str) -> Vec<Known>,
     ) -> Result<Self> {
         let mut tensors: BTreeMap<String, Slot> = BTreeMap::new();
@@ -68,6 +77,13 @@ impl Checkpoint {
             }
         }
         Ok(Checkpoint { origin: origin.to_path_buf(), files, tensors, format: None })
+    }
+
+    /// Every tensor of a file, by the name that it has there.
+    pub fn of_file(file: Arc<TensorFile>) -> Self {
+        let path = file.path().to_path_buf();
+        Self::new(&path, vec![file], |stored| vec![(stored.to_string(), None)])
+            .expect("a file has each name once")
     }
 
     /// A tensor by its canonical name.
@@ -93,9 +109,9 @@ impl Checkpoint {
         else {
             return refuse("is missing".to_string());
         };
-        let Some((stored_shape, bytes)) = part_of(info, data, slot.part) else {
+        let Some((stored_shape, bytes)) = self.part_of(slot, data) else {
             let parts = slot.part.map_or(1, |part| part.count);
-            let stored = one_line(format_args!("{:?}", info.shape()));
+            let stored = one_line(format_args!("{} {:?}", info.element(), info.shape()));
             return refuse(format!("expected rows that divide by {parts}, got {stored}"));
         };
         if without_unit_axes(&stored_shape) != without_unit_axes(shape) {
@@ -103,10 +119,40 @@ impl Checkpoint {
             return refuse(format!("expected {shape:?}, got {stored}"));
         }
         let Some(stored_type) = info.stored_type() else {
-            return refuse(format!("expected F32, F16 or BF16, got {}", info.element()));
+            return refuse(format!("expected floats or blocks of them, got {}", info.element()));
         };
         let name = slot.stored_name.as_str();
-        Ok(StoredTensor { name, stored_type, shape: shape.to_vec(), bytes })
+        let &[_, inputs, rows, columns] = stored_shape.as_slice() else {
+            return Ok(StoredTensor::new(name, stored_type, shape, bytes, None));
+        };
+        let channels = self.channels_last(slot).then_some([inputs, rows * columns]);
+        Ok(StoredTensor::new(name, stored_type, shape, bytes, channels))
+    }
+
+    /// Whether a tensor is a convolution's weight whose channels are its fastest axis.
+    fn channels_last(&self, slot: &Slot) -> bool {
+        let file = &self.files[slot.file];
+        let axes = file.info(&slot.stored_name).map(|info| info.shape().len());
+        axes == Some(4) && file.text(CONVOLUTIONS_KEY) == Some(CHANNELS_LAST)
+    }
+
+    /// Shape, as `[O, I, kH, kW]` where there are four axes, and data of all or a part of a stored
+    /// tensor, if its rows divide.
+    fn part_of<'a>(&self, slot: &Slot, data: &'a [u8]) -> Option<(Vec<usize>, &'a [u8])> {
+        let info = self.files[slot.file].info(&slot.stored_name)?;
+        let mut shape = info.shape().to_vec();
+        if self.channels_last(slot) {
+            shape[1..].rotate_right(1);
+        }
+        let Some(Part { index, count }) = slot.part else { return Some((shape, data)) };
+        let rows = shape.first_mut()?;
+        let block_bytes = info.stored_type().map_or(1, StoredType::block_bytes);
+        if !rows.is_multiple_of(count) || !data.len().is_multiple_of(count * block_bytes) {
+            return None;
+        }
+        *rows /= count;
+        let size = data.len() / count;
+        Some((shape, &data[index * size..(index + 1) * size]))
     }
 
     /// Whether there is a tensor of this canonical name.
@@ -122,9 +168,8 @@ impl Checkpoint {
     /// The shape that the files have for a tensor, if they have it.
     pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
         let slot = self.tensors.get(name)?;
-        let file = &self.files[slot.file];
-        let info = file.info(&slot.stored_name)?;
-        part_of(info, file.data(&slot.stored_name)?, slot.part).map(|(shape, _)| shape)
+        let data = self.files[slot.file].data(&slot.stored_name)?;
+        self.part_of(slot, data).map(|(shape, _)| shape)
     }
 
     /// Has devices hold matrices and convolutions of at least 32 outputs in blocks: of
@@ -166,31 +211,34 @@ impl TensorSource for Checkpoint {
     }
 
     fn format(&self, name: &str, shape: &[usize]) -> Option<Format> {
-        let wanted = || match *without_unit_axes(shape) {
-            [outputs, channels] | [outputs, channels, _, _] if outputs >= LEAST_OUTPUTS => {
-                self.format?.for_inputs(channels)
-            }
-            _ => None,
+        let outputs = match *without_unit_axes(shape) {
+            [outputs, _] | [outputs, _, _, _] => outputs,
+            _ => return None,
         };
-        self.stored(name).map(|(format, _)| format).or_else(wanted)
+        if outputs < LEAST_OUTPUTS {
+            return None;
+        }
+        match self.stored(name) {
+            Some((format, _)) => Some(format),
+            None => self.format?.for_inputs(shape[1]),
+        }
     }
-}
 
-/// Shape and data of a part, if the rows divide.
-fn part_of<'a>(
-    info: &TensorInfo,
-    data: &'a [u8],
-    part: Option<Part>,
-) -> Option<(Vec<usize>, &'a [u8])> {
-    let mut shape = info.shape().to_vec();
-    let Some(Part { index, count }) = part else { return Some((shape, data)) };
-    let rows = shape.first_mut()?;
-    if !rows.is_multiple_of(count) || !data.len().is_multiple_of(count) {
-        return None;
+    fn stored(&self, name: &str) -> Option<(Format, &[u8])> {
+        let slot = self.tensors.get(name)?;
+        let file = &self.files[slot.file];
+        let StoredType::Blocks(format) = file.info(&slot.stored_name)?.stored_type()? else {
+            return None;
+        };
+        let (shape, bytes) = self.part_of(slot, file.data(&slot.stored_name)?)?;
+        // Of convolutions only those whose blocks lie along the channels, as the kernels read them.
+        let usable = match shape.len() {
+            2 => true,
+            4 => self.channels_last(slot),
+            _ => false,
+        };
+        usable.then_some((format, bytes))
     }
-    *rows /= count;
-    let size = data.len() / count;
-    Some((shape, &data[index * size..(index + 1) * size]))
 }
 
 /// A shape of more than two axes without the ones at its end.
@@ -201,125 +249,4 @@ fn without_unit_axes(mut shape: &[usize]) -> &[usize] {
         shape = rest;
     }
     shape
-}
-
-/// One tensor in a file: its data as it is stored, and the ways to read it.
-#[derive(Clone, Debug)]
-pub struct StoredTensor<'a> {
-    name: &'a str,
-    stored_type: StoredType,
-    shape: Vec<usize>,
-    bytes: &'a [u8],
-}
-
-impl<'a> StoredTensor<'a> {
-    /// The name in the file.
-    pub fn name(&self) -> &'a str {
-        self.name
-    }
-
-    /// The element type in the file.
-    pub fn stored_type(&self) -> StoredType {
-        self.stored_type
-    }
-
-    /// The shape that was asked for.
-    pub fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    /// The number of elements.
-    pub fn element_count(&self) -> usize {
-        self.bytes.len() / self.stored_type.size()
-    }
-
-    /// The data, little-endian; it may start at any address.
-    pub fn bytes(&self) -> &'a [u8] {
-        self.bytes
-    }
-
-    /// All elements as f32.
-    pub fn to_f32(&self) -> Vec<f32> {
-        let mut values = vec![0.0; self.element_count()];
-        self.read_f32(0..values.len(), &mut values);
-        values
-    }
-
-    /// All elements as f16, rounded to nearest where they are stored wider. What is beyond 65504
-    /// becomes infinite.
-    pub fn to_f16(&self) -> Vec<f16> {
-        let mut values = vec![f16::ZERO; self.element_count()];
-        self.read_f16(0..values.len(), &mut values);
-        values
-    }
-
-    /// The elements of `range` as f32.
-    ///
-    /// # Panics
-    ///
-    /// If `range` is not inside the tensor or `target` is not as long as it.
-    pub fn read_f32(&self, range: Range<usize>, target: &mut [f32]) {
-        let bytes = self.bytes_of(range, target.len());
-        match self.stored_type {
-            StoredType::F32 => {
-                for (value, bytes) in target.iter_mut().zip(bytes.as_chunks().0) {
-                    *value = f32::from_le_bytes(*bytes);
-                }
-            }
-            StoredType::F16 => in_pieces(bytes, |start, piece| {
-                let piece = piece.reinterpret_cast::<f16>();
-                piece.convert_to_f32_slice(&mut target[start..start + piece.len()]);
-            }),
-            StoredType::BF16 => {
-                for (value, bytes) in target.iter_mut().zip(bytes.as_chunks().0) {
-                    *value = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
-                }
-            }
-        }
-    }
-
-    /// The elements of `range` as f16, as [`StoredTensor::to_f16`].
-    ///
-    /// # Panics
-    ///
-    /// If `range` is not inside the tensor or `target` is not as long as it.
-    pub fn read_f16(&self, range: Range<usize>, target: &mut [f16]) {
-        if self.stored_type == StoredType::F16 {
-            let bytes = self.bytes_of(range, target.len());
-            for (value, bytes) in target.iter_mut().zip(bytes.as_chunks().0) {
-                *value = f16::from_le_bytes(*bytes);
-            }
-            return;
-        }
-        let mut wide = [0.0; PIECE];
-        for (index, piece) in target.chunks_mut(PIECE).enumerate() {
-            let start = range.start + index * PIECE;
-            let wide = &mut wide[..piece.len()];
-            self.read_f32(start..start + piece.len(), wide);
-            piece.convert_from_f32_slice(wide);
-        }
-    }
-
-    fn bytes_of(&self, range: Range<usize>, length: usize) -> &'a [u8] {
-        assert_eq!(range.len(), length, "the target is as long as the range");
-        let size = self.stored_type.size();
-        &self.bytes[range.start * size..range.end * size]
-    }
-}
-
-/// A weight of fewer outputs is not worth fewer bits: they are a panel of a device all the same.
-const LEAST_OUTPUTS: usize = 32;
-
-/// How many elements are converted at a time.
-const PIECE: usize = 1024;
-
-/// Calls `take` with aligned pieces of `bytes` as 16-bit words, and where in elements they start.
-fn in_pieces(bytes: &[u8], mut take: impl FnMut(usize, &[u16])) {
-    let mut words = [0; PIECE];
-    for (index, piece) in bytes.as_chunks().0.chunks(PIECE).enumerate() {
-        for (word, bytes) in words.iter_mut().zip(piece) {
-            *word = u16::from_le_bytes(*bytes);
-        }
-        take(index * PIECE, &words[..piece.len()]);
-    }
 }

@@ -42,6 +42,24 @@ fn every_element_type_comes_back() {
 }
 
 #[test]
+fn floats_of_8_bits_are_those_of_pytorch() {
+    let golden = SafeTensors::open(&crate::golden("formats.safetensors")).unwrap();
+    let every: Vec<u8> = (0..=255).collect();
+    for stored in [StoredType::F8E4M3, StoredType::F8E5M2] {
+        let files = model("bk-tiny", |_, _| {});
+        let target = files.path().join("unet/diffusion_pytorch_model.safetensors");
+        let tensor = ("conv_in.bias", stored, &[256][..], &every[..]);
+        safetensors::write(&target, [tensor]).unwrap();
+        let files = ModelFiles::open(files.path(), Variant::Any).unwrap();
+        let read = files.unet.weights.tensor("conv_in.bias", &[256]).unwrap();
+        let expected = golden.data(stored.name()).unwrap().as_chunks().0.iter();
+        for (got, expected) in read.to_f32().iter().zip(expected.map(|b| f32::from_le_bytes(*b))) {
+            assert!(got.to_bits() == expected.to_bits() || (got.is_nan() && expected.is_nan()));
+        }
+    }
+}
+
+#[test]
 fn what_is_written_is_what_other_readers_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.safetensors");
@@ -108,7 +126,7 @@ fn a_tensor_that_is_missing_or_wrong_is_named_with_its_file() {
     assert_fails(
         "of another type",
         open().unet.weights.tensor("conv_in.bias", &[1]),
-        &[file, "conv_in.bias: expected F32, F16 or BF16, got I64"],
+        &[file, "conv_in.bias: expected floats or blocks of them, got I64"],
     );
 }
 

@@ -359,6 +359,49 @@ fn what_open_clip_stacks_is_taken_apart() {
 }
 
 #[test]
+fn a_single_file_may_be_gguf_with_everything_in_blocks() {
+    use ellesmere::io::gguf::{self, NewTensor};
+    use ellesmere::{Format, nn::TensorSource as _, quant};
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model-v1-q8_0.gguf");
+    let tensors = single(768, &[(CLIP, &[768])]);
+    // As stable-diffusion.cpp has it: norms too, but no convolution, whose rows are its kernel's.
+    let blocks = |tensor: &&Tensor| tensor.shape.last().is_some_and(|size| size % 32 == 0);
+    let new = tensors.iter().map(|tensor| {
+        let format = StoredType::Blocks(Format::Q8_0);
+        let stored = if blocks(&tensor) { format } else { StoredType::F16 };
+        NewTensor { name: tensor.name.clone(), stored, shape: tensor.shape.clone() }
+    });
+    let new: Vec<_> = new.collect();
+    gguf::write(&path, &[], &new, |index, data| {
+        let tensor = &tensors[index];
+        if !blocks(&tensor) {
+            return data.write(&tensor.bytes(StoredType::F16));
+        }
+        let mut bytes = vec![0; new[index].size_bytes().unwrap()];
+        quant::encode(Format::Q8_0, &tensor.values, &mut bytes)?;
+        data.write(&bytes)
+    })
+    .unwrap();
+    let one = open(&path).unwrap();
+    assert_eq!((one.name.as_str(), one.text_encoder.config.layers), ("model-v1-q8_0", 12));
+    assert!(one.values().is_empty());
+    let near = |got: &[f32], expected: &[f32]| {
+        assert_eq!(got.len(), expected.len());
+        assert!(got.iter().zip(expected).all(|(a, b)| (a - b).abs() <= 250.0 / 127.0 * 0.51));
+    };
+    let name = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight";
+    near(&one.unet.weights.tensor(name, &[320, 768]).unwrap().to_f32(), &tensors[1].values);
+    assert_eq!(one.unet.weights.stored(name).unwrap().0, Format::Q8_0);
+    let norm = "text_model.final_layer_norm.weight";
+    near(&one.text_encoder.weights.tensor(norm, &[768]).unwrap().to_f32(), &tensors[4].values);
+    let name = "decoder.mid_block.attentions.0.to_q.weight";
+    assert_eq!(one.vae.weights.tensor(name, &[512, 512]).unwrap().to_f32(), tensors[2].values);
+    assert_eq!(one.vae.weights.stored(name), None);
+}
+
+#[test]
 fn a_single_file_of_something_else_is_refused() {
     let clip: &[(&str, &[usize])] = &[(CLIP, &[768])];
     let folder = tempfile::tempdir().unwrap();

@@ -3,6 +3,7 @@
 mod checkpoint;
 mod configs;
 mod folder;
+mod gguf;
 mod mutated;
 mod pictures;
 mod tokens;
@@ -48,6 +49,7 @@ impl Tensor {
             StoredType::BF16 => {
                 values.flat_map(|&value| half::bf16::from_f32(value).to_le_bytes()).collect()
             }
+            other => panic!("values of {other} are not exact"),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use ellesmere::Result;
+use ellesmere::io::gguf::Gguf;
 use ellesmere::io::image::Image;
 use ellesmere::io::safetensors::SafeTensors;
 use ellesmere::models::config::{
@@ -106,7 +107,7 @@ fn check_tensors(bytes: &[u8]) {
             assert_eq!(data.len(), info.size_bytes());
             let count = info.shape().iter().product::<usize>();
             if let Some(stored) = info.stored_type() {
-                assert_eq!(count * stored.size(), data.len());
+                assert_eq!(stored.bytes(count), Some(data.len()));
             }
             if let Ok(theirs) = &theirs {
                 let theirs = theirs.tensor(name).unwrap();
@@ -115,6 +116,26 @@ fn check_tensors(bytes: &[u8]) {
             total += data.len();
         }
         assert!(total <= bytes.len());
+    }
+}
+
+/// A file with a tensor of each type, and one with a value of each type.
+static GGUF: LazyLock<[Vec<u8>; 2]> = LazyLock::new(|| {
+    ["tensors.gguf", "values.gguf"].map(|name| std::fs::read(golden(name)).unwrap())
+});
+
+fn check_gguf(bytes: &[u8]) {
+    let path = Path::new("a.gguf");
+    let read = assert_one_line("a.gguf: ", Gguf::read(path, bytes.to_vec().into()));
+    let Some(read) = read else { return };
+    for (name, info) in read.iter() {
+        let data = read.data(name).expect("every tensor has data");
+        assert_eq!(data.len(), info.size_bytes());
+        assert!(info.shape().len() <= 4);
+        if let Some(stored) = info.stored_type() {
+            let count = info.shape().iter().product::<usize>();
+            assert_eq!(stored.bytes(count), Some(data.len()));
+        }
     }
 }
 
@@ -240,6 +261,22 @@ proptest! {
         let length = bytes.len().saturating_sub(52) as u64;
         bytes.splice(0..0, length.to_le_bytes());
         check_tensors(&bytes);
+    }
+
+    #[test]
+    fn gguf(damage in damage(), in_header in any::<bool>()) {
+        for file in GGUF.iter() {
+            let reach = if in_header { 400 } else { file.len() };
+            check_gguf(&damaged(file, &damage, reach));
+        }
+        // Sizes that shift nothing reach further than those that do.
+        let in_place: Vec<_> = damage
+            .into_iter()
+            .filter(|damage| matches!(damage, Damage::Byte(..) | Damage::Bit(..)))
+            .collect();
+        for file in GGUF.iter() {
+            check_gguf(&damaged(file, &in_place, 1024));
+        }
     }
 
     #[test]

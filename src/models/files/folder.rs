@@ -1,4 +1,4 @@
-//! A diffusers folder.
+//! A diffusers folder, or what was put of one into a GGUF file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::source::Source;
 use super::{Component, ModelFiles, SchedulerFile, Variant};
 use crate::io::one_line;
-use crate::io::safetensors::SafeTensors;
+use crate::io::tensors::TensorFile;
 use crate::models::checkpoint::{Checkpoint, Known};
 use crate::models::config::{FromJson, PipelineIndex, TextEncoderConfig};
 use crate::models::tokenizer::{Tokenizer, TokenizerFiles};
@@ -25,7 +25,29 @@ pub(super) fn open(source: &Source, name: String, variant: Variant) -> Result<Mo
     let scheduler =
         SchedulerFile { path: source.path(scheduler), json: source.expect_text(scheduler)? };
     let path = source.path("");
-    ModelFiles { name, path, text_encoder, unet, vae, tokenizer, scheduler }.check()
+    let texts = texts(source)?;
+    ModelFiles { name, path, text_encoder, unet, vae, tokenizer, scheduler, texts }.check()
+}
+
+/// Everything of a folder that is not weights, by its path inside it.
+const TEXTS: [&str; 9] = [
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "text_encoder/config.json",
+    "tokenizer/vocab.json",
+    "tokenizer/merges.txt",
+    "tokenizer/tokenizer_config.json",
+    "tokenizer/special_tokens_map.json",
+    "unet/config.json",
+    "vae/config.json",
+];
+
+fn texts(source: &Source) -> Result<Vec<(&'static str, String)>> {
+    // The vocabulary and the merges again, for those who lack these.
+    let combined = (!source.contains("tokenizer/vocab.json")).then_some("tokenizer/tokenizer.json");
+    let names = TEXTS.into_iter().chain(combined);
+    let texts = names.map(|name| Ok(source.text(name)?.map(|text| (name, text))));
+    texts.filter_map(Result::transpose).collect()
 }
 
 fn component<C: FromJson>(
@@ -37,7 +59,14 @@ fn component<C: FromJson>(
     let name = format!("{folder}/config.json");
     let config = C::from_json(&source.path(&name), &source.expect_text(&name)?)?;
     let files = weight_files(source, folder, variant)?;
-    let known_as = |stored: &str| -> Vec<Known> { vec![(canonical(stored), None)] };
+    let prefix = match source {
+        Source::Gguf(_) => format!("{folder}."),
+        _ => String::new(),
+    };
+    let known_as = |stored: &str| -> Vec<Known> {
+        let name = stored.strip_prefix(&prefix);
+        name.map(|name| (canonical(name), None)).into_iter().collect()
+    };
     // One file is named itself in messages; of several, the folder.
     let origin = match files.as_slice() {
         [file] => file.path().to_path_buf(),
@@ -47,7 +76,10 @@ fn component<C: FromJson>(
 }
 
 /// The weights of one component: one file, or the shards that an index names.
-fn weight_files(source: &Source, folder: &str, variant: Variant) -> Result<Vec<Arc<SafeTensors>>> {
+fn weight_files(source: &Source, folder: &str, variant: Variant) -> Result<Vec<Arc<TensorFile>>> {
+    if let Source::Gguf(file) = source {
+        return Ok(vec![file.clone()]);
+    }
     let middles = match variant {
         Variant::Any => ["", ".fp16"],
         Variant::F16 => [".fp16", ""],
@@ -56,7 +88,7 @@ fn weight_files(source: &Source, folder: &str, variant: Variant) -> Result<Vec<A
         for stem in ["model", "diffusion_pytorch_model"] {
             let name = format!("{folder}/{stem}{middle}.safetensors");
             if let Some(bytes) = source.bytes(&name)? {
-                return Ok(vec![Arc::new(SafeTensors::read(&source.path(&name), bytes)?)]);
+                return Ok(vec![Arc::new(TensorFile::read(&source.path(&name), bytes)?)]);
             }
             let index = format!("{folder}/{stem}.safetensors.index{middle}.json");
             if let Some(text) = source.text(&index)? {
@@ -80,7 +112,7 @@ fn weight_files(source: &Source, folder: &str, variant: Variant) -> Result<Vec<A
 }
 
 /// The files that an index names, each with the tensors that the index says it has.
-fn shards(source: &Source, folder: &str, index: &str, text: &str) -> Result<Vec<Arc<SafeTensors>>> {
+fn shards(source: &Source, folder: &str, index: &str, text: &str) -> Result<Vec<Arc<TensorFile>>> {
     #[derive(serde::Deserialize)]
     struct Index {
         weight_map: BTreeMap<String, String>,
@@ -106,7 +138,7 @@ fn shards(source: &Source, folder: &str, index: &str, text: &str) -> Result<Vec<
         let path = source.path(&inside);
         let missing = || Error::file(&path, "is missing: expected a shard of the model");
         let bytes = source.bytes(&inside)?.ok_or_else(missing)?;
-        files.insert(name, Arc::new(SafeTensors::read(&path, bytes)?));
+        files.insert(name, Arc::new(TensorFile::read(&path, bytes)?));
     }
     for (tensor, name) in &index.weight_map {
         let file = &files[name];

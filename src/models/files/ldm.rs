@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::{Component, ModelFiles, SchedulerFile};
-use crate::io::safetensors::SafeTensors;
+use crate::io::tensors::TensorFile;
 use crate::models::checkpoint::{Checkpoint, Known, Part};
 use crate::models::config::{FromJson, TextEncoderConfig, UNetConfig, VaeConfig};
 use crate::models::tokenizer::Tokenizer;
@@ -27,8 +27,8 @@ pub(crate) enum Kind {
 }
 
 /// Opens a single file; `name` is the model's.
-pub(super) fn open(path: &Path, name: String) -> Result<ModelFiles> {
-    let file = Arc::new(SafeTensors::open(path)?);
+pub(super) fn open(file: Arc<TensorFile>, name: String) -> Result<ModelFiles> {
+    let path = file.path();
     let kind = kind_of(&file)?;
     let configs = Configs::of(path, kind)?;
     let (levels, layers) = (configs.vae.block_out_channels.len(), configs.text_encoder.layers);
@@ -61,12 +61,13 @@ pub(super) fn open(path: &Path, name: String) -> Result<ModelFiles> {
         vae: Component { config: configs.vae, weights: vae },
         tokenizer: Tokenizer::clip(pad)?,
         scheduler: SchedulerFile { path: path.to_path_buf(), json: scheduler_json() },
+        texts: Vec::new(),
     }
     .check()
 }
 
 /// Which model it is, by the shapes of tensors that differ.
-fn kind_of(file: &SafeTensors) -> Result<Kind> {
+fn kind_of(file: &TensorFile) -> Result<Kind> {
     let refuse = |got: String| {
         let detail = format!("expected a Stable Diffusion 1.x or 2.x checkpoint, got {got}");
         Err(Error::file(file.path(), detail))
@@ -288,7 +289,9 @@ fn open_clip_names(stored: &str, layers: usize) -> Vec<Known> {
         ("attn.out_proj.", "self_attn.out_proj."),
     ];
     let whole = |name: String| vec![(format!("text_model.{name}"), None)];
-    let Some(name) = stored.strip_prefix(OPEN_CLIP) else { return Vec::new() };
+    let Some(name) = stored.strip_prefix(OPEN_CLIP) else {
+        return converted_open_clip_names(stored, layers);
+    };
     match name {
         "positional_embedding" => {
             return whole("embeddings.position_embedding.weight".to_string());
@@ -307,14 +310,39 @@ fn open_clip_names(stored: &str, layers: usize) -> Vec<Known> {
         return Vec::new();
     }
     if let Some(what) = what.strip_prefix("attn.in_proj_") {
-        let parts = ["q_proj", "k_proj", "v_proj"].into_iter().enumerate();
-        let name = |part| format!("text_model.encoder.layers.{layer}.self_attn.{part}.{what}");
-        return parts.map(|(index, part)| (name(part), Some(Part { index, count: 3 }))).collect();
+        return stacked(layer, what);
     }
     let renamed = RENAMED.iter().find(|(old, _)| what.starts_with(old));
     renamed.map_or_else(Vec::new, |(old, new)| {
         whole(format!("encoder.layers.{layer}.{new}{}", &what[old.len()..]))
     })
+}
+
+/// The three projections that one tensor of a layer stacks.
+fn stacked(layer: usize, what: &str) -> Vec<Known> {
+    let parts = ["q_proj", "k_proj", "v_proj"].into_iter().enumerate();
+    let name = |part| format!("text_model.encoder.layers.{layer}.self_attn.{part}.{what}");
+    parts.map(|(index, part)| (name(part), Some(Part { index, count: 3 }))).collect()
+}
+
+/// The same where stable-diffusion.cpp has converted names: transformers' own, but for what is
+/// stacked.
+fn converted_open_clip_names(stored: &str, layers: usize) -> Vec<Known> {
+    let name = stored.strip_prefix(CLIP).and_then(|name| name.strip_prefix("text_model."));
+    let Some(name) = name else { return Vec::new() };
+    let layer = name.strip_prefix("encoder.layers.").and_then(|name| name.split_once('.'));
+    match layer.map(|(layer, what)| (layer.parse::<usize>(), what)) {
+        Some((Ok(layer), what)) if layer < layers => {
+            match what.strip_prefix("self_attn.in_proj.") {
+                Some(what) => stacked(layer, what),
+                None => vec![(format!("text_model.{name}"), None)],
+            }
+        }
+        None if name.starts_with("embeddings.") || name.starts_with("final_layer_norm.") => {
+            vec![(format!("text_model.{name}"), None)]
+        }
+        _ => Vec::new(),
+    }
 }
 
 #[cfg(test)]
@@ -391,6 +419,26 @@ mod tests {
         assert_eq!(part("k_proj"), Some(Part { index: 1, count: 3 }));
         assert_eq!(part("v_proj"), Some(Part { index: 2, count: 3 }));
         assert_eq!(part("out_proj"), None);
+
+        // The same encoder as stable-diffusion.cpp converts its names.
+        let whole = |name: &String| {
+            let stacked = ["q_proj", "k_proj", "v_proj"].iter().any(|part| name.contains(part));
+            (!stacked).then(|| format!("{CLIP}{name}"))
+        };
+        let mut converted: Vec<_> = names.iter().filter_map(whole).collect();
+        converted.push(format!("{CLIP}text_model.text_projection"));
+        for layer in 0..=layers {
+            for what in ["weight", "bias"] {
+                let name = format!("text_model.encoder.layers.{layer}.self_attn.in_proj.{what}");
+                converted.push(format!("{CLIP}{name}"));
+            }
+        }
+        let again = converted.iter().flat_map(|name| open_clip_names(name, layers));
+        let mut again: Vec<_> = again.collect();
+        let mut all = all.clone();
+        again.sort_by(|a, b| a.0.cmp(&b.0));
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        assert_eq!(again, all);
     }
 
     #[test]

@@ -1,8 +1,23 @@
 //! A model's files: a diffusers folder, a single-file checkpoint, or bytes in the program.
+//!
+//! # One file for a whole model
+//!
+//! A GGUF file can be a diffusers folder in one: tensors by diffusers' names after `unet.`, `vae.` and
+//! `text_encoder.`, and the folder's texts as values whose keys are their paths:
+//! `ellesmere.model_index.json`, `ellesmere.unet.config.json`, `ellesmere.tokenizer.vocab.json` and so on
+//! ([`ModelFiles::values`] gives them). Its convolutions' weights may be `[O, kH, kW, I]`, so that blocks
+//! lie along the channels; `ellesmere.convolutions` is `channels_last` then.
+//!
+//! Other GGUF files are single-file checkpoints with the names of the original code, as
+//! stable-diffusion.cpp writes them.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::models::checkpoint::Checkpoint;
+use crate::io::gguf::Value;
+use crate::io::one_line;
+use crate::io::tensors::TensorFile;
+use crate::models::checkpoint::{CHANNELS_LAST, CONVOLUTIONS_KEY, Checkpoint};
 use crate::models::config::{TextEncoderConfig, UNetConfig, VaeConfig};
 use crate::models::tokenizer::Tokenizer;
 use crate::{Error, Format, Result};
@@ -12,7 +27,7 @@ mod ldm;
 mod source;
 
 pub(crate) use ldm::{Configs, Kind};
-use source::Source;
+use source::{Source, key_of};
 
 /// Which of several files to take where a component has more than one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,12 +76,14 @@ pub struct ModelFiles {
     pub tokenizer: Tokenizer,
     /// How it was trained to be sampled.
     pub scheduler: SchedulerFile,
+    /// The folder's texts, by their paths inside it; none of a single file.
+    texts: Vec<(&'static str, String)>,
 }
 
 impl ModelFiles {
-    /// Opens a diffusers folder or a single-file checkpoint (`.safetensors`).
+    /// Opens a diffusers folder or a single file (`.safetensors` or `.gguf`).
     ///
-    /// A single file has no configuration: its tensors' shapes tell whether it is a Stable
+    /// A single file has no configuration, unless it is a [GGUF of a folder](self): its tensors' shapes tell whether it is a Stable
     /// Diffusion 1.x or 2.x model, and the configuration of 1.5 or 2.1-base is taken. What shapes
     /// do not tell is whether a 2.x model predicts noise or velocity (`v_prediction`: the 768×768
     /// models do); `scheduler` says `epsilon`, and the caller must know better where it is not so.
@@ -81,7 +98,16 @@ impl ModelFiles {
             Ok(metadata) if metadata.is_dir() => {
                 folder::open(&Source::Folder(path.to_path_buf()), name_of(path), variant)
             }
-            Ok(_) => ldm::open(path, name_of(path)),
+            Ok(_) => {
+                let file = Arc::new(TensorFile::open(path)?);
+                check_convolutions(&file)?;
+                let source = Source::Gguf(file.clone());
+                if source.contains("model_index.json") {
+                    folder::open(&source, name_of(path), variant)
+                } else {
+                    ldm::open(file, name_of(path))
+                }
+            }
         }
     }
 
@@ -112,6 +138,13 @@ impl ModelFiles {
     /// The size of all weights as they are stored.
     pub fn bytes(&self) -> u64 {
         self.text_encoder.weights.bytes() + self.unet.weights.bytes() + self.vae.weights.bytes()
+    }
+
+    /// What a GGUF file of this model has beside its tensors: configurations and tokenizer, by keys that
+    /// [`ModelFiles::open`] knows. Of a single file without a configuration, nothing.
+    pub fn values(&self) -> Vec<(String, Value)> {
+        let value = |(name, text): &(&str, String)| (key_of(name), Value::Text(text.clone()));
+        self.texts.iter().map(value).collect()
     }
 
     /// Whether the components fit together.
@@ -150,6 +183,18 @@ impl ModelFiles {
             return Err(Error::file(&self.path, detail));
         }
         Ok(self)
+    }
+}
+
+/// Refuses an order of convolutions' weights that is not known.
+fn check_convolutions(file: &TensorFile) -> Result<()> {
+    match file.text(CONVOLUTIONS_KEY) {
+        None | Some(CHANNELS_LAST) => Ok(()),
+        Some(other) => {
+            let other = one_line(other);
+            let detail = format!("key {CONVOLUTIONS_KEY}: expected {CHANNELS_LAST}, got {other}");
+            Err(Error::file(file.path(), detail))
+        }
     }
 }
 

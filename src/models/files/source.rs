@@ -1,8 +1,10 @@
-//! Where a diffusers folder is: on the disk or in the program.
+//! Where a diffusers folder is: on the disk, in the program, or in one GGUF file.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::io::mmap::FileBytes;
+use crate::io::tensors::TensorFile;
 use crate::io::{read_text, text_of};
 use crate::{Error, Result};
 
@@ -14,20 +16,22 @@ const TEXT_LIMIT_BYTES: u64 = 16 << 20;
 pub(super) enum Source {
     Folder(PathBuf),
     Embedded { root: PathBuf, files: &'static [(&'static str, &'static [u8])] },
+    Gguf(Arc<TensorFile>),
+}
+
+/// The key of a file's text in GGUF: `ellesmere.unet.config.json` for `unet/config.json`.
+pub(super) fn key_of(name: &str) -> String {
+    format!("ellesmere.{}", name.replace('/', "."))
 }
 
 impl Source {
     /// A file's path for messages.
     pub(super) fn path(&self, name: &str) -> PathBuf {
-        match self {
-            Source::Folder(root) | Source::Embedded { root, .. } => {
-                if name.is_empty() {
-                    root.clone()
-                } else {
-                    root.join(name)
-                }
-            }
-        }
+        let root = match self {
+            Source::Folder(root) | Source::Embedded { root, .. } => root,
+            Source::Gguf(file) => file.path(),
+        };
+        if name.is_empty() { root.to_path_buf() } else { root.join(name) }
     }
 
     /// The text of a file, `None` if it is not there.
@@ -38,6 +42,13 @@ impl Source {
                 let found = files.iter().find(|(known, _)| *known == name);
                 let text = |(_, bytes): &(_, &[u8])| {
                     text_of(&self.path(name), bytes.to_vec(), TEXT_LIMIT_BYTES)
+                };
+                found.map(text).transpose()
+            }
+            Source::Gguf(file) => {
+                let found = file.text(&key_of(name));
+                let text = |text: &str| {
+                    text_of(&self.path(name), text.as_bytes().to_vec(), TEXT_LIMIT_BYTES)
                 };
                 found.map(text).transpose()
             }
@@ -61,6 +72,7 @@ impl Source {
                 let found = files.iter().find(|(known, _)| *known == name);
                 Ok(found.map(|&(_, bytes)| FileBytes::from(bytes)))
             }
+            Source::Gguf(_) => Ok(None),
         }
     }
 
@@ -69,6 +81,7 @@ impl Source {
         match self {
             Source::Folder(root) => root.join(name).exists(),
             Source::Embedded { files, .. } => files.iter().any(|(known, _)| *known == name),
+            Source::Gguf(file) => file.text(&key_of(name)).is_some(),
         }
     }
 }

@@ -1,0 +1,177 @@
+//! Named tensors in a file, of whichever kind it is.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+
+use super::gguf::{self, Gguf};
+use super::mmap::FileBytes;
+use super::safetensors::SafeTensors;
+use crate::{Error, Format, Result};
+
+/// How weights are stored in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum StoredType {
+    /// IEEE binary32.
+    F32,
+    /// IEEE binary16.
+    F16,
+    /// The upper half of a binary32.
+    BF16,
+    /// 4 bits of exponent, 3 of fraction, no infinity: `float8_e4m3fn` of PyTorch.
+    F8E4M3,
+    /// 5 bits of exponent, 2 of fraction: the upper half of a binary16.
+    F8E5M2,
+    /// Blocks of few bits, along the fastest axis.
+    Blocks(Format),
+}
+
+impl StoredType {
+    /// The values that are stored together: 1, or a block's.
+    pub fn block_values(self) -> usize {
+        match self {
+            StoredType::Blocks(format) => format.block_values(),
+            _ => 1,
+        }
+    }
+
+    /// The bytes that [`StoredType::block_values`] take.
+    pub fn block_bytes(self) -> usize {
+        match self {
+            StoredType::F32 => 4,
+            StoredType::F16 | StoredType::BF16 => 2,
+            StoredType::F8E4M3 | StoredType::F8E5M2 => 1,
+            StoredType::Blocks(format) => format.block_bytes(),
+        }
+    }
+
+    /// The bytes of so many values, if they are whole blocks and fit in memory.
+    pub fn bytes(self, values: usize) -> Option<usize> {
+        let whole = values.is_multiple_of(self.block_values());
+        whole.then(|| (values / self.block_values()).checked_mul(self.block_bytes()))?
+    }
+
+    /// The name in messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            StoredType::F32 => "f32",
+            StoredType::F16 => "f16",
+            StoredType::BF16 => "bf16",
+            StoredType::F8E4M3 => "f8_e4m3",
+            StoredType::F8E5M2 => "f8_e5m2",
+            StoredType::Blocks(format) => format.name(),
+        }
+    }
+}
+
+impl fmt::Display for StoredType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// What a file says about one tensor, after every check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    pub(super) element: &'static str,
+    pub(super) stored: Option<StoredType>,
+    pub(super) shape: Vec<usize>,
+    pub(super) data: Range<usize>,
+}
+
+impl TensorInfo {
+    /// The element type as the file's format spells it, such as `F16` or `I64`.
+    pub fn element(&self) -> &'static str {
+        self.element
+    }
+
+    /// The element type, if it is one that weights are read from.
+    pub fn stored_type(&self) -> Option<StoredType> {
+        self.stored
+    }
+
+    /// The shape, slowest axis first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The size of the data.
+    pub fn size_bytes(&self) -> usize {
+        self.data.len()
+    }
+}
+
+/// A file of tensors whose header has been read and checked.
+#[derive(Debug)]
+pub enum TensorFile {
+    /// `.safetensors`.
+    SafeTensors(SafeTensors),
+    /// `.gguf`.
+    Gguf(Gguf),
+}
+
+impl TensorFile {
+    /// Maps a file and checks its header; its first bytes tell which kind it is.
+    ///
+    /// # Errors
+    ///
+    /// As [`SafeTensors::open`] and [`Gguf::open`].
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::read(path, FileBytes::map(path)?)
+    }
+
+    /// The same for bytes that are at hand; `path` names them in messages.
+    ///
+    /// # Errors
+    ///
+    /// As [`TensorFile::open`].
+    pub fn read(path: &Path, bytes: FileBytes) -> Result<Self> {
+        if bytes.starts_with(gguf::MAGIC) {
+            return Gguf::read(path, bytes).map(TensorFile::Gguf);
+        }
+        if path.extension().is_some_and(|extension| extension == "gguf") {
+            return Err(Error::file(path, "expected a GGUF file, got another"));
+        }
+        SafeTensors::read(path, bytes).map(TensorFile::SafeTensors)
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        match self {
+            TensorFile::SafeTensors(file) => file.path(),
+            TensorFile::Gguf(file) => file.path(),
+        }
+    }
+
+    /// What is said about a tensor, if the file has it.
+    pub fn info(&self, name: &str) -> Option<&TensorInfo> {
+        match self {
+            TensorFile::SafeTensors(file) => file.info(name),
+            TensorFile::Gguf(file) => file.info(name),
+        }
+    }
+
+    /// The data of a tensor, if the file has it.
+    pub fn data(&self, name: &str) -> Option<&[u8]> {
+        match self {
+            TensorFile::SafeTensors(file) => file.data(name),
+            TensorFile::Gguf(file) => file.data(name),
+        }
+    }
+
+    /// Every tensor, by name.
+    pub fn iter(&self) -> Box<dyn Iterator<Item = (&str, &TensorInfo)> + '_> {
+        match self {
+            TensorFile::SafeTensors(file) => Box::new(file.iter()),
+            TensorFile::Gguf(file) => Box::new(file.iter()),
+        }
+    }
+
+    /// A text beside the tensors, which only GGUF has.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        match self {
+            TensorFile::SafeTensors(_) => None,
+            TensorFile::Gguf(file) => file.text(key),
+        }
+    }
+}
