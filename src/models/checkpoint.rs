@@ -155,6 +155,13 @@ impl Checkpoint {
         Some((shape, &data[index * size..(index + 1) * size]))
     }
 
+    /// How a tensor is stored, if it is there and weights are read from what it is: old files have
+    /// positions as integers beside them.
+    pub fn stored_type(&self, name: &str) -> Option<StoredType> {
+        let slot = self.tensors.get(name)?;
+        self.files[slot.file].info(&slot.stored_name)?.stored_type()
+    }
+
     /// Whether there is a tensor of this canonical name.
     pub fn contains(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
