@@ -84,7 +84,7 @@
 //! | knob; flag | an environment variable; a command-line option |
 //! | preset; peak | what the data sheet of known hardware says; what was measured at most |
 //! | profile, record; trace | measured launches; the timeline file |
-//! | resident; offloaded | where a weight is: on the device; on the host, copied for each use |
+//! | resident; offloaded | where a weight is: on the device; on the host, or in its file, and copied for each use |
 //! | transfer; slot | a copy to the device beside its launches; a block that such copies go to |
 //! | band | the part of a tensor that lies in one block of memory |
 //! | piece | the outputs of a weight that lie in one block of memory |

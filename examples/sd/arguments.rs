@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use clap::Parser;
 use ellesmere::pipeline::scheduler::{PredictionType, SchedulerKind};
-use ellesmere::pipeline::{Component, VaeTiling};
+use ellesmere::pipeline::{Component, OffloadTo, VaeTiling};
 use ellesmere::{DType, Format};
 
 /// Draws a picture from a prompt, on whatever the machine has: a GPU through OpenCL, or the CPU.
@@ -111,10 +111,17 @@ pub struct Arguments {
     pub launch_limit_ms: Option<u64>,
 
     /// Components whose weights stay on the host, each copied to the device for its use, where the
-    /// device can beside the computing: some of text-encoder, unet, vae; none; or auto: those for which the budget has no room. Less
-    /// memory, somewhat slower, the same picture
+    /// device can beside the computing: some of text-encoder, unet, vae; none; or auto: those for which
+    /// the budget has no room, and of their weights no more than it has no room for. Less memory,
+    /// somewhat slower, the same picture
     #[arg(long, value_name = "auto|none|NAME,..", default_value = "auto")]
     pub offload: Offload,
+
+    /// Where weights stay that are not on the device. host: in memory, ready to be copied; file: where
+    /// they are, each read and packed anew for each use, 2 to 4 s a gigabyte on two cores, for hosts with
+    /// little memory. The file must not change meanwhile
+    #[arg(long, value_name = "host|file", default_value = "host")]
+    pub offload_to: OffloadTo,
 
     /// Of components whose weights stay on the host, weights of at most so many megabytes each are on
     /// the device all the same: small ones cost a copy's latency and give little room

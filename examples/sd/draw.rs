@@ -9,7 +9,9 @@ use ellesmere::io::atomic;
 use ellesmere::io::image::Image;
 use ellesmere::io::png::{self, Parameters};
 use ellesmere::models::{ModelFiles, Variant};
-use ellesmere::pipeline::{InitImage, LoadOptions, Picture, Pipeline, Plan, Request, recommend};
+use ellesmere::pipeline::{
+    InitImage, LoadOptions, OffloadTo, Picture, Pipeline, Plan, Request, recommend,
+};
 use ellesmere::{DType, Device, DeviceOptions, Error, Result, knob};
 use serde_json::json;
 
@@ -81,18 +83,16 @@ pub fn draw(arguments: &Arguments) -> Result<()> {
         }
         return Ok(());
     }
-    let threshold_bytes = (arguments.offload_threshold * 1e6) as u64;
+    let base = LoadOptions {
+        offload_threshold_bytes: (arguments.offload_threshold * 1e6) as u64,
+        offload_to: arguments.offload_to,
+        ..LoadOptions::for_request(&request)
+    };
     let (load, mut plan) = match &arguments.offload {
-        Offload::Auto => {
-            LoadOptions::fitting_over(&device, &files, dtype, &request, threshold_bytes)?
-        }
+        Offload::Auto => base.fitted(&device, &files, dtype, &request)?,
         Offload::These(components) => {
             let offload = components.iter().copied().collect();
-            let load = LoadOptions {
-                offload,
-                offload_threshold_bytes: threshold_bytes,
-                ..LoadOptions::for_request(&request)
-            };
+            let load = LoadOptions { offload, ..base };
             let plan = Pipeline::plan(&device, &files, dtype, &load, &request)?;
             (load, plan)
         }
@@ -100,8 +100,15 @@ pub fn draw(arguments: &Arguments) -> Result<()> {
     if arguments.offload == Offload::Auto && !plan.offloaded.is_empty() {
         let names: Vec<&str> = plan.offloaded.iter().map(|component| component.name()).collect();
         let budget_gb = plan.memory.budget_bytes as f64 / 1e9;
-        let names = names.join(", ");
-        eprintln!("note: weights of {names} stay on the host, for a budget of {budget_gb:.3} GB");
+        let (place, bytes) = match arguments.offload_to {
+            OffloadTo::Host => ("on the host", plan.host_bytes),
+            OffloadTo::File => ("in the file", plan.file_bytes),
+        };
+        let (names, offloaded_gb) = (names.join(", "), bytes as f64 / 1e9);
+        eprintln!(
+            "note: {offloaded_gb:.3} GB of weights ({names}) stay {place}, for a budget of \
+             {budget_gb:.3} GB"
+        );
     }
     if arguments.plan {
         observed(|display| {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::backend::cpu::Cpu;
@@ -11,21 +11,26 @@ use crate::backend::record::{Record, Recorded, RecordedLaunch, RecordedStage};
 use crate::backend::{Argument, Backend, Buffer, Launch, LaunchLimit, Program, ProgramSource};
 use crate::info::DeviceInfo;
 use crate::kernel::{Configuration, Kernel, ProgramCache, ProgramStats};
-use crate::memory::{
-    Block, HostBlock, Lifetime, Limits, MemoryManager, MemoryStats, ParkedBlock, zeros,
-};
+use crate::memory::{Block, Lifetime, Limits, MemoryManager, MemoryStats, ParkedBlock, zeros};
 use crate::profile::{Profile, Work};
 use crate::tune::{Autotune, Configurations, Forced};
 use crate::{DType, Result};
 
 pub use crate::tune::first_use::Grid;
 
+mod home;
+mod offloading;
 mod open;
+mod source;
 mod stage;
 mod tiling;
 mod timings;
 mod tuned;
 
+pub(crate) use home::{Home, OnDevice};
+use offloading::Making;
+pub use offloading::{OffloadTo, Offloading, WeightPlacement};
+pub(crate) use source::Source;
 pub use stage::Stage;
 pub use tiling::{Tiled, Tiling};
 use timings::Timings;
@@ -54,8 +59,7 @@ struct Inner {
     tilings: Mutex<Vec<Tiling>>,
     flop: AtomicU64,
     bytes: AtomicU64,
-    /// The bytes of each [`Offloading`] that lives.
-    offloading: Mutex<Vec<u64>>,
+    making: Making,
 }
 
 /// How to open a device.
@@ -241,7 +245,7 @@ impl Device {
             tilings,
             flop,
             bytes,
-            offloading: Mutex::default(),
+            making: Making::default(),
         };
         Self { inner: Arc::new(inner), notes: Arc::new(notes) }
     }
@@ -324,31 +328,6 @@ impl Device {
         self.inner.backend.finish()
     }
 
-    /// Until the guard is dropped, weights that are made stay on the host, and each is copied to the
-    /// device for its use: the device then holds one at a time, or two, where it copies beside its
-    /// launches and knows what comes next ([`MemoryManager::expect`]): one is used while the next
-    /// is on its way. What is small (biases, norms) is on the device all the same.
-    pub fn offload_weights(&self) -> Offloading {
-        self.offload_weights_over(0)
-    }
-
-    /// As [`Device::offload_weights`], but for weights of at most `bytes` bytes each, which are on
-    /// the device: a copy of little takes time for being a copy, and gives little room.
-    pub fn offload_weights_over(&self, bytes: u64) -> Offloading {
-        self.offloading().push(bytes);
-        Offloading { device: self.clone(), bytes }
-    }
-
-    /// Whether a weight of `bytes` bytes that is made now stays on the host.
-    pub(crate) fn offloads(&self, bytes: u64) -> bool {
-        self.offloading().iter().any(|over| bytes > *over)
-    }
-
-    fn offloading(&self) -> MutexGuard<'_, Vec<u64>> {
-        // Every change of the list is complete before anything can panic.
-        self.inner.offloading.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
     pub(crate) fn backend(&self) -> &dyn Backend {
         self.inner.backend.as_ref()
     }
@@ -369,15 +348,6 @@ impl Device {
             record.would_write(bytes as u64);
         }
         Ok(block)
-    }
-
-    /// A block with a copy of what is held on the host.
-    pub(crate) fn bring(&self, held: &HostBlock) -> Result<Block> {
-        let brought = self.inner.memory.bring(held)?;
-        for copy in brought.copies {
-            self.inner.profile.transferred(copy.bytes, copy.start, copy.timer);
-        }
-        Ok(brought.block)
     }
 
     /// Copies what a buffer begins with to `home`, after all that came before.
@@ -458,24 +428,6 @@ impl Device {
             record.worked(kernel.name, call.dtype, work.flop, work.bytes);
         }
         self.inner.memory.check_guards(kernel.name, call.arguments)
-    }
-}
-
-/// Where weights stay on the host, from [`Device::offload_weights`] or
-/// [`Device::offload_weights_over`] until it is dropped.
-#[derive(Debug)]
-#[must_use = "weights stay on the host until the guard is dropped"]
-pub struct Offloading {
-    device: Device,
-    bytes: u64,
-}
-
-impl Drop for Offloading {
-    fn drop(&mut self) {
-        let mut offloading = self.device.offloading();
-        if let Some(index) = offloading.iter().position(|bytes| *bytes == self.bytes) {
-            offloading.swap_remove(index);
-        }
     }
 }
 

@@ -5,8 +5,10 @@
 //! writes files here; reading is done again because its reader names neither the tensor nor what
 //! was expected, and takes the last of two tensors of one name.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -97,6 +99,18 @@ impl SafeTensors {
     pub fn data(&self, name: &str) -> Option<&[u8]> {
         let info = self.tensors.get(name)?;
         self.bytes[self.data_start..].get(info.data.clone())
+    }
+
+    /// A part of the data of a tensor, read from the file as it is now; `None` if the file does not
+    /// have the tensor, or not so much of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`FileBytes::read_again`].
+    pub fn read_again(&self, name: &str, part: Range<usize>) -> Option<Result<Cow<'_, [u8]>>> {
+        let start = self.data_start + self.tensors.get(name)?.data.start;
+        self.data(name)?.get(part.clone())?;
+        Some(self.bytes.read_again(&self.path, start + part.start..start + part.end))
     }
 
     /// Every tensor, by name.

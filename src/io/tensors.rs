@@ -1,5 +1,6 @@
 //! Named tensors in a file, of whichever kind it is.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
@@ -140,6 +141,19 @@ impl TensorFile {
         match self {
             TensorFile::SafeTensors(file) => file.path(),
             TensorFile::Gguf(file) => file.path(),
+        }
+    }
+
+    /// A part of the data of a tensor, read from the file as it is now; `None` if the file does not
+    /// have the tensor, or not so much of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`FileBytes::read_again`].
+    pub fn read_again(&self, name: &str, part: Range<usize>) -> Option<Result<Cow<'_, [u8]>>> {
+        match self {
+            TensorFile::SafeTensors(file) => file.read_again(name, part),
+            TensorFile::Gguf(file) => file.read_again(name, part),
         }
     }
 

@@ -20,7 +20,7 @@ mod registration;
 mod stats;
 mod stream;
 
-pub use host::HostBlock;
+pub use host::{HostBlock, Producer};
 pub use parked::ParkedBlock;
 pub(crate) use parked::zeros;
 use pool::Pool;

@@ -29,11 +29,14 @@ pub struct MemoryStats {
     pub labels: BTreeMap<&'static str, LabelStats>,
     /// What others hold on the device, by label: not held by the manager, but part of the budget.
     pub registered: BTreeMap<&'static str, LabelStats>,
-    /// What is held on the host for the device: weights that are offloaded.
+    /// What is held on the host for the device: weights that are offloaded, or on their way from a
+    /// file.
     pub host_bytes: u64,
     /// The most that was held there.
     pub peak_host_bytes: u64,
-    /// What was copied from there to the device so far.
+    /// What is left in files until it is used: weights that are offloaded to there.
+    pub file_bytes: u64,
+    /// What was copied from there, or from the host, to the device so far.
     pub copied_bytes: u64,
     /// What is parked on the host: bands of pictures.
     pub parked_bytes: u64,
@@ -157,6 +160,9 @@ impl fmt::Display for MemoryStats {
             let copied = gb(self.copied_bytes);
             let host = row("on the host", self.host_bytes, self.peak_host_bytes);
             lines.push(format!("{host}  {copied} copied to the device so far"));
+        }
+        if self.file_bytes > 0 {
+            lines.push(format!("{:<24} {:>13}", "in files", gb(self.file_bytes)));
         }
         if !self.registered.is_empty() {
             lines.push(format!("{:<24} {:>13}", "others", gb(self.registered_bytes())));

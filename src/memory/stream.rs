@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::host::Content;
 use super::{Block, HostBlock, Lifetime, MemoryManager, State};
 use crate::backend::{Buffer, Timer, Transfer};
 use crate::{Error, Result};
@@ -16,7 +17,7 @@ use crate::{Error, Result};
 /// What a manager knows of the blocks on the host.
 #[derive(Debug, Default)]
 pub struct Stream {
-    held: BTreeMap<u64, (Arc<Vec<u8>>, u64)>,
+    held: BTreeMap<u64, (Content, u64)>,
     /// How many were held so far.
     count: u64,
     /// What is expected after each.
@@ -36,6 +37,8 @@ pub struct Ahead {
     after: u64,
     block: Block,
     transfer: Transfer,
+    /// What is on the host for this copy alone.
+    passing_bytes: u64,
 }
 
 /// A block on the device, and the copies that were started when it was asked for.
@@ -57,10 +60,10 @@ pub struct StartedCopy {
 }
 
 impl Stream {
-    pub fn hold(&mut self, data: &Arc<Vec<u8>>, bytes: u64) -> u64 {
+    pub fn hold(&mut self, content: &Content, bytes: u64) -> u64 {
         let index = self.count;
         self.count += 1;
-        self.held.insert(index, (Arc::clone(data), bytes));
+        self.held.insert(index, (content.clone(), bytes));
         index
     }
 
@@ -118,21 +121,25 @@ impl MemoryManager {
             state.stream.ahead.take()
         };
         let mut copies = Vec::new();
-        let block = match ahead {
-            Some(Ahead { index: found, block, transfer, .. }) if found == index => {
-                self.join(&transfer)?;
-                block
+        let (block, passing_bytes) = match ahead {
+            Some(Ahead { index: found, block, transfer, passing_bytes, .. }) if found == index => {
+                self.join(&transfer).inspect_err(|_| self.passed(passing_bytes))?;
+                (block, passing_bytes)
             }
             other => {
                 other.map(|ahead| self.discard(ahead)).transpose()?;
                 let block = self.allocate(bytes, Lifetime::Transient)?;
-                let (transfer, copy) = self.start(block.buffer(), held.shared(), bytes)?;
-                self.join(&transfer)?;
+                let (transfer, copy) = self.start(block.buffer(), held.content(), bytes)?;
+                let passing_bytes = held.content().passing(bytes);
+                self.join(&transfer).inspect_err(|_| self.passed(passing_bytes))?;
                 copies.push(copy);
-                block
+                (block, passing_bytes)
             }
         };
-        copies.extend(self.copy_next(index)?);
+        // The copy may still be on its way.
+        let next = self.copy_next(index);
+        self.passed(passing_bytes);
+        copies.extend(next?);
         Ok(Brought { block, copies })
     }
 
@@ -145,10 +152,11 @@ impl MemoryManager {
             let next = next.filter(|next| !stream.alone.contains(&after) && **next != after);
             next.and_then(|next| Some((*next, stream.held.get(next)?.clone())))
         };
-        let Some((index, (data, bytes))) = found else { return Ok(None) };
+        let Some((index, (content, bytes))) = found else { return Ok(None) };
         let started = self.allocate(bytes, Lifetime::Transient).and_then(|block| {
-            let (transfer, copy) = self.start(block.buffer(), &data, bytes)?;
-            Ok((Ahead { index, after, block, transfer }, copy))
+            let (transfer, copy) = self.start(block.buffer(), &content, bytes)?;
+            let passing_bytes = content.passing(bytes);
+            Ok((Ahead { index, after, block, transfer, passing_bytes }, copy))
         });
         let mut state = self.state();
         match started {
@@ -170,13 +178,21 @@ impl MemoryManager {
     fn start(
         &self,
         target: &Buffer,
-        data: &Arc<Vec<u8>>,
+        content: &Content,
         bytes: u64,
     ) -> Result<(Transfer, StartedCopy)> {
+        let data = content.data(self.backend.executes())?;
         let start = Instant::now();
-        let (transfer, timer) = self.backend.transfer(target, data)?;
-        self.state().stats.copied_bytes += bytes;
+        let (transfer, timer) = self.backend.transfer(target, &data)?;
+        let mut state = self.state();
+        state.stats.held_on_host(content.passing(bytes));
+        state.stats.copied_bytes += bytes;
         Ok((transfer, StartedCopy { bytes, start, timer }))
+    }
+
+    /// What was on the host for one copy alone is not counted any more.
+    fn passed(&self, bytes: u64) {
+        self.state().stats.host_bytes -= bytes;
     }
 
     fn join(&self, transfer: &Transfer) -> Result<()> {
@@ -188,6 +204,7 @@ impl MemoryManager {
 
     /// Gives back a block that was copied in vain.
     pub(super) fn discard(&self, ahead: Ahead) -> Result<()> {
+        self.passed(ahead.passing_bytes);
         self.join(&ahead.transfer)
     }
 
@@ -199,6 +216,7 @@ impl MemoryManager {
         let buffer = ahead.block.buffer.take().expect("a block has its buffer until it is dropped");
         state.stats.died(ahead.block.label, ahead.block.bytes);
         state.stats.released(buffer.bytes());
+        state.stats.host_bytes -= ahead.passing_bytes;
         state.stream.alone.insert(ahead.after);
     }
 }
@@ -284,6 +302,46 @@ mod tests {
         assert_eq!(bring(&manager, &held[0]).1, 1, "not again at the same place");
         manager.trim();
         assert_eq!(bring(&manager, &held[0]).1, 2, "unless all unused memory was given back");
+    }
+
+    #[test]
+    fn what_is_in_a_file_is_on_the_host_only_while_it_is_copied() {
+        let (manager, held) = three(1 << 20);
+        drop(held);
+        let leave =
+            |value| manager.leave_in_file(Arc::new(move || Ok(vec![value; BYTES as usize])), BYTES);
+        let left = [0, 1, 2].map(leave);
+        manager.expect(&[3, 4, 5]);
+        manager.reset_peaks();
+        for (value, left) in left.iter().enumerate() {
+            let block = manager.bring(left).unwrap().block;
+            let mut data = vec![0xff; BYTES as usize];
+            manager.backend.read(block.buffer(), 0, &mut data).unwrap();
+            assert_eq!(data, [value as u8; BYTES as usize]);
+            // The next one is on its way.
+            assert_eq!(manager.stats().host_bytes, if value < 2 { BYTES } else { 0 });
+        }
+        let stats = manager.stats();
+        assert_eq!([stats.file_bytes, stats.peak_host_bytes], [3 * BYTES, 2 * BYTES]);
+        manager.bring(&left[0]).unwrap();
+        drop(left);
+        let stats = manager.stats();
+        assert_eq!([stats.file_bytes, stats.host_bytes, stats.live_bytes], [0; 3]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_from_its_file_is_an_error_and_the_next_call_works() {
+        let (manager, held) = three(1 << 20);
+        let fail = || Err(Error::file("weights", "is gone"));
+        let left = manager.leave_in_file(Arc::new(fail), BYTES);
+        manager.expect(&[2, 3]);
+        for _ in 0..2 {
+            assert!(manager.bring(&left).is_err());
+            assert!(manager.bring(&held[2]).is_err(), "what comes next cannot be read");
+            bring(&manager, &held[1]);
+        }
+        drop((left, held));
+        assert_eq!((manager.stats().live_bytes, manager.stats().host_bytes), (0, 0));
     }
 
     #[test]

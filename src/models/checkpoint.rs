@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::io::one_line;
 use crate::io::tensors::{StoredType, TensorFile};
-use crate::nn::TensorSource;
+use crate::nn::{Reader, TensorSource};
 use crate::{Error, Format, Result};
 
 mod stored;
@@ -215,6 +215,25 @@ impl TensorSource for Checkpoint {
 
     fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         Ok(self.tensor(name, shape)?.to_f32())
+    }
+
+    fn reader(&self, name: &str, shape: &[usize]) -> Result<Option<Reader>> {
+        let tensor = self.tensor(name, shape)?;
+        let (stored_type, length) = (tensor.stored_type(), tensor.bytes().len());
+        let slot = &self.tensors[name];
+        // What lies in another order than it is asked for, or in blocks, is no range of a file.
+        if stored_type.block_values() > 1 || self.channels_last(slot) {
+            return Ok(None);
+        }
+        let (file, stored_name) = (Arc::clone(&self.files[slot.file]), slot.stored_name.clone());
+        let first = slot.part.map_or(0, |part| part.index * length);
+        Ok(Some(Reader::new(move |range| {
+            let size = stored_type.block_bytes();
+            let part = first + range.start * size..first + range.end * size;
+            let bytes = file.read_again(&stored_name, part).expect("a tensor is in its file")?;
+            let (name, shape) = (stored_name.as_str(), vec![range.len()]);
+            Ok(StoredTensor::new(name, stored_type, &shape, &bytes, None).to_f32())
+        })))
     }
 
     fn format(&self, name: &str, shape: &[usize]) -> Option<Format> {

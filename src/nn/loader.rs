@@ -1,9 +1,12 @@
 //! Where layers get their weights.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
+use std::ops::Range;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use crate::device::Source;
 use crate::ops::SplitWeights;
 use crate::quant;
 use crate::tensor::{Tensor, to_bytes};
@@ -26,6 +29,16 @@ pub trait TensorSource {
     ///
     /// As [`TensorSource::check`].
     fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>>;
+
+    /// What reads a part of a tensor's values for as long as anyone wants to, if this source lasts so
+    /// long: values that are not on the device can then stay where they are.
+    ///
+    /// # Errors
+    ///
+    /// As [`TensorSource::check`].
+    fn reader(&self, _name: &str, _shape: &[usize]) -> Result<Option<Reader>> {
+        Ok(None)
+    }
 
     /// The blocks of a weight that is stored in blocks along its inputs, so that it can be used
     /// without another rounding: rows of `[O, I]`, or of `[O, kH, kW, I]` for a convolution.
@@ -56,6 +69,32 @@ pub trait TensorSource {
         let mut blocks = vec![0; quant::bytes(format, rows.len())?];
         quant::encode(format, &rows, &mut blocks)?;
         Ok(blocks)
+    }
+}
+
+/// Reads a range of a tensor's row-major values: see [`TensorSource::reader`].
+#[derive(Clone)]
+pub struct Reader(Arc<dyn Fn(Range<usize>) -> Result<Vec<f32>> + Send + Sync>);
+
+impl Reader {
+    /// A reader of what `read` gives.
+    pub fn new(read: impl Fn(Range<usize>) -> Result<Vec<f32>> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(read))
+    }
+
+    /// The values of a range.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`] if the file has changed since it was opened, or is gone.
+    pub fn read(&self, range: Range<usize>) -> Result<Vec<f32>> {
+        (self.0)(range)
+    }
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reader")
     }
 }
 
@@ -164,12 +203,12 @@ impl<'a> Loader<'a> {
     /// As [`Loader::vector`].
     pub fn matrices(&self, names: &[&str], [outputs, inputs]: [usize; 2]) -> Result<SplitWeights> {
         let shape = [outputs, inputs];
-        let read = self.checked(names, &shape)?;
+        let source = self.source(names, &shape)?;
         let all_outputs = names.len() * outputs;
         let weights = match self.format(names, &shape) {
             None => {
-                let read = || Ok(read()?.concat());
-                SplitWeights::linear(self.device, self.dtype, [all_outputs, inputs], read)
+                let stacked = [all_outputs, inputs, 1, 1];
+                SplitWeights::conv2d_of(self.device, self.dtype, stacked, source)
             }
             Some(format) => {
                 let read = || self.blocks(names, &shape, format);
@@ -185,9 +224,9 @@ impl<'a> Loader<'a> {
     ///
     /// As [`Loader::vector`].
     pub fn convolution(&self, name: &str, shape: [usize; 4]) -> Result<SplitWeights> {
-        let read = self.checked(&[name], &shape)?;
+        let source = self.source(&[name], &shape)?;
         let weights = match self.format(&[name], &shape) {
-            None => SplitWeights::conv2d(self.device, self.dtype, shape, || Ok(read()?.concat())),
+            None => SplitWeights::conv2d_of(self.device, self.dtype, shape, source),
             Some(format) => {
                 let [outputs, channels, height, width] = shape;
                 let read = || self.blocks(&[name], &shape, format);
@@ -207,6 +246,30 @@ impl<'a> Loader<'a> {
     fn blocks(&self, names: &[&str], shape: &[usize], format: Format) -> Result<Vec<u8>> {
         let of = |name: &&str| self.source.blocks(&format!("{}{name}", self.prefix), shape, format);
         Ok(names.iter().map(of).collect::<Result<Vec<_>>>()?.concat())
+    }
+
+    /// Where the values of several tensors come from, one after the other.
+    fn source(&self, names: &[&str], shape: &[usize]) -> Result<Source<'a, f32>> {
+        let read = self.checked(names, shape)?;
+        let readers: Vec<Reader> = names
+            .iter()
+            .filter_map(|name| self.reader(name, shape).transpose())
+            .collect::<Result<_>>()?;
+        let source = Source::once(move || Ok(read()?.concat()));
+        if readers.len() < names.len() {
+            return Ok(source);
+        }
+        let count = shape.iter().product();
+        Ok(source.or_again(Arc::new(move || {
+            let values: Vec<Vec<f32>> =
+                readers.iter().map(|reader| reader.read(0..count)).collect::<Result<_>>()?;
+            Ok(values.concat())
+        })))
+    }
+
+    /// What reads a tensor for as long as anyone wants to.
+    pub(super) fn reader(&self, name: &str, shape: &[usize]) -> Result<Option<Reader>> {
+        self.source.reader(&format!("{}{name}", self.prefix), shape)
     }
 
     /// Says which tensor it is that the device cannot hold.

@@ -24,7 +24,7 @@ pub use attention::{CrossAttention, Heads, SelfAttention};
 pub use conv2d::{Conv2d, Upsample};
 pub use feed_forward::FeedForward;
 pub use linear::Linear;
-pub use loader::{Loader, TensorSource};
+pub use loader::{Loader, Reader, TensorSource};
 pub use norm::{GroupNorm, LayerNorm};
 pub use resnet::{Resnet, ResnetShape};
 pub use table::Table;

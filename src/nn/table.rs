@@ -1,15 +1,17 @@
 //! A table of vectors.
 
-use super::Loader;
-use crate::device::Device;
+use std::sync::Arc;
+
+use super::{Loader, Reader};
+use crate::device::{Device, OffloadTo};
 use crate::memory::HostBlock;
-use crate::tensor::{Tensor, from_bytes};
+use crate::tensor::{Tensor, from_bytes, to_bytes};
 use crate::{DType, Result};
 
 /// Rows of which few are wanted at a time, such as a vocabulary's.
 ///
-/// It is on the device; or on the host, from where the rows that are wanted are copied, if weights
-/// are [offloaded](Device::offload_weights) or it is over the device's largest allocation.
+/// It is on the device; or on the host or in its file, from where the rows that are wanted are copied,
+/// if weights are [offloaded](Device::offload_weights) or it is over the device's largest allocation.
 #[derive(Debug)]
 pub struct Table {
     place: Place,
@@ -20,7 +22,8 @@ pub struct Table {
 #[derive(Debug)]
 enum Place {
     Resident(Tensor),
-    OnHost(Device, HostBlock),
+    /// On the host; or in its file, if there is a reader.
+    Offloaded(Device, HostBlock, Option<Reader>),
 }
 
 impl Table {
@@ -33,11 +36,20 @@ impl Table {
         let (device, dtype, [rows, columns]) = (loader.device(), loader.dtype(), shape);
         let bytes = (rows * columns * dtype.size()) as u64;
         let fits = bytes <= device.memory().max_allocation_bytes();
-        let place = match fits && !device.offloads(bytes) {
-            true => Place::Resident(loader.table(name, shape)?),
-            false => {
+        let to = if fits { device.offloads(bytes) } else { Some(OffloadTo::Host) };
+        let reader = loader.reader(name, &shape)?;
+        let place = match (to, reader) {
+            (None, _) => Place::Resident(loader.table(name, shape)?),
+            (Some(OffloadTo::File), Some(reader)) => {
+                let all = reader.clone();
+                let produce = move || Ok(to_bytes(&all.read(0..rows * columns)?, dtype));
+                let left = device.memory().leave_in_file(Arc::new(produce), bytes);
+                Place::Offloaded(device.clone(), left, Some(reader))
+            }
+            (Some(_), _) => {
                 let stored = loader.stored(name, shape)?;
-                Place::OnHost(device.clone(), device.memory().hold_on_host(stored, bytes))
+                let held = device.memory().hold_on_host(stored, bytes);
+                Place::Offloaded(device.clone(), held, None)
             }
         };
         Ok(Self { place, columns, dtype })
@@ -50,16 +62,24 @@ impl Table {
     ///
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory), [`Error::Device`](crate::Error::Device).
     pub fn rows(&self, ids: &[u32]) -> Result<(Tensor, Vec<u32>)> {
-        let (device, held) = match &self.place {
+        let columns = self.columns;
+        let (device, held, reader) = match &self.place {
             Place::Resident(table) => return Ok((table.clone(), ids.to_vec())),
-            Place::OnHost(device, held) => (device, held),
+            Place::Offloaded(device, held, reader) => (device, held, reader),
         };
-        let row_bytes = self.columns * self.dtype.size();
-        let row = |id: &u32| match device.executes() {
-            true => from_bytes(&held.data()[*id as usize * row_bytes..][..row_bytes], self.dtype),
-            false => vec![0.0; self.columns],
+        let row_bytes = columns * self.dtype.size();
+        let row = |id: &u32| {
+            let row = *id as usize;
+            match reader {
+                _ if !device.executes() => Ok(vec![0.0; columns]),
+                Some(reader) => reader.read(row * columns..(row + 1) * columns),
+                None => {
+                    let bytes = &held.data()[row * row_bytes..][..row_bytes];
+                    Ok(from_bytes(bytes, self.dtype))
+                }
+            }
         };
-        let rows: Vec<f32> = ids.iter().flat_map(row).collect();
+        let rows = ids.iter().map(row).collect::<Result<Vec<_>>>()?.concat();
         let table = Tensor::from_slice(device, &[ids.len(), self.columns], self.dtype, &rows)?;
         Ok((table, (0..ids.len() as u32).collect()))
     }

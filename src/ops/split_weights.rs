@@ -1,10 +1,11 @@
 //! Weights that may be over the device's largest allocation.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::weights::{Extent, counted, counted_blocks};
 use super::{Conv2d, Epilogue, PANEL, Storage, Weights, conv2d, gemm};
-use crate::device::Device;
+use crate::device::{Device, Source};
 use crate::tensor::Tensor;
 use crate::{DType, Format, Result};
 
@@ -46,20 +47,43 @@ impl SplitWeights {
         [outputs, channels, height, width]: [usize; 4],
         read: impl FnOnce() -> Result<Vec<f32>>,
     ) -> Result<Self> {
+        let shape = [outputs, channels, height, width];
+        Self::conv2d_of(device, dtype, shape, Source::once(read))
+    }
+
+    /// As [`SplitWeights::conv2d`], of what may be read again.
+    pub(crate) fn conv2d_of(
+        device: &Device,
+        dtype: DType,
+        [outputs, channels, height, width]: [usize; 4],
+        source: Source<f32>,
+    ) -> Result<Self> {
         let inputs = channels * height * width;
         let storage = Storage::Values(dtype);
         let Some(length) = length(device, storage, outputs, inputs) else {
-            let whole = Weights::conv2d(device, dtype, [outputs, channels, height, width], read)?;
+            let shape = [outputs, channels, height, width];
+            let whole = Weights::conv2d_of(device, dtype, shape, source)?;
             return Ok(Self { pieces: vec![whole] });
         };
+        let again = source.again();
         let values = match device.executes() {
-            true => counted(read()?, outputs * inputs)?,
+            true => counted(source.read()?, outputs * inputs)?,
             false => Vec::new(),
         };
         Self::pieces_of(outputs, length, |piece| {
             let shape = [piece.len(), channels, height, width];
-            let read = || Ok(values[piece.start * inputs..piece.end * inputs].to_vec());
-            Weights::conv2d(device, dtype, shape, read)
+            let range = piece.start * inputs..piece.end * inputs;
+            let source = Source::once({
+                let (values, range) = (&values, range.clone());
+                move || Ok(values[range].to_vec())
+            });
+            let source = match again.clone() {
+                None => source,
+                Some(read) => source.or_again(Arc::new(move || {
+                    Ok(counted(read()?, outputs * inputs)?[range.clone()].to_vec())
+                })),
+            };
+            Weights::conv2d_of(device, dtype, shape, source)
         })
     }
 

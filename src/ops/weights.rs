@@ -1,10 +1,8 @@
 //! Weights in the form that kernels read.
 
-use std::ops::Deref;
+use std::sync::Arc;
 
-use crate::backend::Buffer;
-use crate::device::Device;
-use crate::memory::{Block, HostBlock, Lifetime};
+use crate::device::{Device, Home, OnDevice, Source};
 use crate::ops::panels;
 use crate::{DType, Error, Format, Result};
 
@@ -20,21 +18,15 @@ pub const PANEL: usize = 32;
 /// one panel from front to back; a work-group reads its rows as whole cache lines. Or, of weights in
 /// few bits, panels of blocks, which kernels decode as they read them: see `kernels/quant/`.
 ///
-/// It is on the device for as long as it lives, or, if it was made while
-/// [`Device::offload_weights`] was in force, on the host, and copied to the device just before each
-/// use.
+/// It is on the device, or, if it was made while [`Device::offload_weights`] was in force, on the
+/// host or in its file, and copied to the device just before each use. A pipeline that runs out of
+/// memory may move it to the host later.
 #[derive(Debug)]
 pub struct Weights {
-    place: Place,
+    home: Arc<Home>,
     storage: Storage,
     outputs: usize,
     inputs: usize,
-}
-
-#[derive(Debug)]
-enum Place {
-    Resident(Block),
-    Offloaded(Device, HostBlock),
 }
 
 /// How a weight is stored on a device.
@@ -72,24 +64,6 @@ pub(super) struct Extent {
     pub storage: Storage,
 }
 
-/// A weight on the device: its own block, or a copy until this is dropped.
-#[derive(Debug)]
-pub(crate) enum OnDevice<'a> {
-    Resident(&'a Block),
-    Copied(Block),
-}
-
-impl Deref for OnDevice<'_> {
-    type Target = Buffer;
-
-    fn deref(&self) -> &Buffer {
-        match self {
-            OnDevice::Resident(block) => block.buffer(),
-            OnDevice::Copied(block) => block.buffer(),
-        }
-    }
-}
-
 impl Weights {
     /// The weight of a linear layer, `[N, K]` row-major as in files. `read` is not called on a
     /// dry run.
@@ -119,12 +93,24 @@ impl Weights {
         [outputs, channels, height, width]: [usize; 4],
         read: impl FnOnce() -> Result<Vec<f32>>,
     ) -> Result<Self> {
+        let shape = [outputs, channels, height, width];
+        Self::conv2d_of(device, dtype, shape, Source::once(read))
+    }
+
+    /// As [`Weights::conv2d`], of what may be read again.
+    pub(super) fn conv2d_of(
+        device: &Device,
+        dtype: DType,
+        [outputs, channels, height, width]: [usize; 4],
+        source: Source<f32>,
+    ) -> Result<Self> {
         let taps = height * width;
         let (inputs, storage) = (taps * channels, Storage::Values(dtype));
-        Self::pack(device, storage, [outputs, inputs], || {
-            let values = counted(read()?, outputs * inputs)?;
+        let packed = source.then(move |values| {
+            let values = counted(values, outputs * inputs)?;
             panels::of_values(&values, dtype, outputs, channels, taps)
-        })
+        });
+        Self::pack(device, storage, [outputs, inputs], packed)
     }
 
     /// The weight of a linear layer, or of a convolution with a window of `taps` pixels, in blocks:
@@ -146,28 +132,22 @@ impl Weights {
             let detail = format!("{format} takes a multiple of {values} channels, got {channels}");
             return Err(Error::shape("weights", detail));
         }
-        Self::pack(device, Storage::Blocks(format), [outputs, inputs], || {
-            let rows = counted_blocks(read()?, format, outputs * inputs)?;
+        let packed = Source::once(read).then(move |rows| {
+            let rows = counted_blocks(rows, format, outputs * inputs)?;
             panels::of_blocks(&rows, format, outputs, inputs)
-        })
+        });
+        Self::pack(device, Storage::Blocks(format), [outputs, inputs], packed)
     }
 
     fn pack(
         device: &Device,
         storage: Storage,
         [outputs, inputs]: [usize; 2],
-        produce: impl FnOnce() -> Result<Vec<u8>>,
+        packed: Source<u8>,
     ) -> Result<Self> {
         let bytes = outputs.div_ceil(PANEL) * storage.panel_bytes(inputs);
-        let place = match device.offloads(bytes as u64) {
-            false => Place::Resident(device.upload(bytes, Lifetime::Resident, produce)?),
-            true => {
-                let packed = if device.executes() { produce()? } else { Vec::new() };
-                let held = device.memory().hold_on_host(packed, bytes as u64);
-                Place::Offloaded(device.clone(), held)
-            }
-        };
-        Ok(Self { place, storage, outputs, inputs })
+        let home = Home::new(device, bytes, packed)?;
+        Ok(Self { home, storage, outputs, inputs })
     }
 
     /// N, or O.
@@ -199,11 +179,8 @@ impl Weights {
     /// # Errors
     ///
     /// [`Error::OutOfMemory`], [`Error::Device`].
-    pub(crate) fn on_device(&self) -> Result<OnDevice<'_>> {
-        match &self.place {
-            Place::Resident(block) => Ok(OnDevice::Resident(block)),
-            Place::Offloaded(device, held) => Ok(OnDevice::Copied(device.bring(held)?)),
-        }
+    pub(crate) fn on_device(&self) -> Result<OnDevice> {
+        self.home.on_device()
     }
 }
 

@@ -50,7 +50,13 @@ impl Steps {
         };
         add(String::new(), &mut |_| {})?;
         for &component in &options.offload {
-            let rung = format!("weights of the {component} on the host");
+            let rung = match options.resident_permille.get(&component) {
+                None => format!("weights of the {component} on the host"),
+                Some(permille) => {
+                    let percent = f64::from(*permille) / 10.0;
+                    format!("weights of the {component} on the host, but for {percent} %")
+                }
+            };
             add(rung, &mut |steps| steps.options.offload.extend([component]))?;
         }
         // Tiles, smaller ones as well, come below.

@@ -23,6 +23,7 @@ mod plan;
 mod recommend;
 mod rehearsal;
 mod request;
+mod residency;
 mod rungs;
 mod tiling;
 mod time;
@@ -31,12 +32,14 @@ mod vae;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
+pub use crate::device::OffloadTo;
 pub use ladder::RungTaken;
 pub use load::{Component, LoadOptions};
 pub use plan::Plan;
 pub use recommend::{Choice, Recommendation, recommend};
 use rehearsal::Loading;
 pub use request::{InitImage, Request};
+use residency::Residency;
 use rungs::{Ladder, Ways};
 pub use rungs::{Part, Rung};
 pub use tiling::VaeTiling;
@@ -66,8 +69,7 @@ pub struct Pipeline {
     vae: VaeConfig,
     /// What of the VAE is held in blocks, by name.
     vae_formats: BTreeMap<String, Format>,
-    /// Where the weights are.
-    place: LoadOptions,
+    weights: Residency,
     scheduler: SchedulerConfig,
     default_size: [usize; 2],
 }
@@ -177,17 +179,26 @@ impl Pipeline {
             .for_stable_diffusion();
         let _stage = device.stage("load");
         let loading = Loading { device, files, dtype, options };
+        let mut weights = BTreeMap::new();
         let text_encoder = {
             let _stage = device.stage("text encoder weights");
-            loading.text_encoder()?
+            let gathering = device.gather_weights();
+            let text_encoder = loading.text_encoder()?;
+            weights.insert(Component::TextEncoder, gathering.finish());
+            text_encoder
         };
         let unet = {
             let _stage = device.stage("unet weights");
-            loading.unet()?
+            let gathering = device.gather_weights();
+            let unet = loading.unet()?;
+            weights.insert(Component::UNet, gathering.finish());
+            unet
         };
         let _stage = device.stage("vae weights");
+        let gathering = device.gather_weights();
         let encoder = options.vae_encoder.then(|| loading.vae_encoder()).transpose()?;
         let decoder = loading.vae_decoder()?;
+        weights.insert(Component::Vae, gathering.finish());
         Ok(Self {
             device: device.clone(),
             dtype,
@@ -198,7 +209,7 @@ impl Pipeline {
             decoder,
             vae: files.vae.config.clone(),
             vae_formats: files.vae.weights.formats(),
-            place: options.clone(),
+            weights: Residency::new(device, options, weights),
             scheduler,
             default_size: files.default_size(),
         })
@@ -254,7 +265,7 @@ impl Pipeline {
 
         // As on a dry run, whatever was drawn before.
         self.device.memory().trim();
-        let mut ladder = Ladder::new(&self.device, request.is_guided(), ways);
+        let mut ladder = Ladder::new(&self.device, &self.weights, request.is_guided(), ways);
         let mut latents = match &request.init_image {
             None => {
                 let mut noise = generator.normal(shape.iter().product());

@@ -38,10 +38,12 @@ pub struct Plan {
     pub rungs: Vec<Rung>,
     /// What the model's weights hold on the device, in bytes.
     pub weight_bytes: u64,
-    /// Components whose weights are on the host.
+    /// Components whose weights are on the host, or those of them that have no room.
     pub offloaded: Vec<Component>,
-    /// What they hold there, in bytes.
+    /// What they hold there, in bytes; of weights that are left in files, those on their way.
     pub host_bytes: u64,
+    /// What is left in files until it is used, in bytes.
+    pub file_bytes: u64,
     /// Bytes of weights that are copied to the device while the picture is drawn.
     pub copied_bytes: u64,
     /// The most that is held at once, weights and activations, in bytes.
@@ -106,6 +108,7 @@ pub(super) fn plan(
         weight_bytes,
         offloaded: options.offload.iter().copied().collect(),
         host_bytes: memory.peak_host_bytes,
+        file_bytes: memory.file_bytes,
         copied_bytes: memory.copied_bytes,
         peak_bytes: memory.peak_held_bytes,
         parked_bytes: memory.peak_parked_bytes,
@@ -123,6 +126,14 @@ pub(super) fn plan(
         },
         ladder: Vec::new(),
     })
+}
+
+impl Plan {
+    /// Whether it does the same for want of memory, but for where weights are.
+    pub(super) fn is_alike(&self, other: &Self) -> bool {
+        let done = |plan: &Self| (plan.rungs.clone(), plan.vae_tile, plan.vae_blended);
+        done(self) == done(other)
+    }
 }
 
 impl fmt::Display for Plan {
@@ -151,6 +162,9 @@ impl fmt::Display for Plan {
                 names.join(", "),
                 gb(self.copied_bytes)
             )?;
+            if self.file_bytes > 0 {
+                writeln!(f, "left in files     {:.3} GB", gb(self.file_bytes))?;
+            }
         }
         writeln!(f, "peak memory       {:.3} GB", gb(self.peak_bytes))?;
         if self.parked_bytes > 0 {

@@ -2,13 +2,15 @@
 //!
 //! A [`Part`] of the work that runs out of memory is repeated after each rung that it can go down,
 //! in the order of [`Rung::ALL`], until it works or no rung is left. What a rung changes stays
-//! changed until the pictures of the request are done: the next step would run out again.
+//! changed until the pictures of the request are done: the next step would run out again. Weights
+//! that have moved to the host stay there.
 
 use std::fmt;
 
 use serde::Serialize;
 
-use super::{Observer, Progress, tell};
+use super::residency::Residency;
+use super::{Component, Observer, Progress, tell};
 use crate::device::Device;
 use crate::{Error, Result};
 
@@ -43,6 +45,13 @@ pub enum Rung {
     /// The VAE works in the next smaller tiles that are not blended, or in tiles at all. Where the
     /// request leaves tiling to the pipeline.
     SmallerTiles,
+    /// The weights of components that the part does not use move from the device to the host, where
+    /// they stay for as long as the pipeline lives: each is copied for its use. Where others took
+    /// the memory: how to draw within a budget is better known before a model is loaded
+    /// ([`LoadOptions::fitting`](super::LoadOptions::fitting)).
+    OffloadOthers,
+    /// The part's own weights do the same.
+    OffloadOwn,
 }
 
 /// How the parts run.
@@ -58,11 +67,17 @@ pub(super) struct Ways {
 
 impl Rung {
     /// In the order in which they are tried: what costs least comes first.
-    pub const ALL: [Self; 4] =
-        [Self::Again, Self::GuidanceInTurn, Self::ParkSkips, Self::SmallerTiles];
+    pub const ALL: [Self; 6] = [
+        Self::Again,
+        Self::GuidanceInTurn,
+        Self::ParkSkips,
+        Self::SmallerTiles,
+        Self::OffloadOthers,
+        Self::OffloadOwn,
+    ];
 
     /// Whether `part` would need less memory after this rung than it does now.
-    fn helps(self, part: Part, ways: &Ways, room: &Room) -> bool {
+    fn helps(self, part: Part, ways: &Ways, room: &Room<'_>) -> bool {
         match self {
             Self::Again => true,
             Self::GuidanceInTurn => part == Part::UNet && room.is_guided && !ways.guidance_in_turn,
@@ -71,13 +86,26 @@ impl Rung {
                 let is_vae = matches!(part, Part::Encoding | Part::Decoding);
                 is_vae && ways.smaller_tiles < room.smaller_tiles
             }
+            Self::OffloadOthers | Self::OffloadOwn => {
+                room.weights.resident_bytes(&self.offloads(part)) > 0
+            }
+        }
+    }
+
+    /// The components whose weights move to the host.
+    fn offloads(self, part: Part) -> Vec<Component> {
+        let all = Component::ALL.into_iter();
+        match self {
+            Self::OffloadOthers => all.filter(|other| *other != part.component()).collect(),
+            Self::OffloadOwn => vec![part.component()],
+            _ => Vec::new(),
         }
     }
 
     /// Changes how parts run.
     pub(super) fn take(self, ways: &mut Ways) {
         match self {
-            Self::Again => {}
+            Self::Again | Self::OffloadOthers | Self::OffloadOwn => {}
             Self::GuidanceInTurn => ways.guidance_in_turn = true,
             Self::ParkSkips => ways.park_skips = true,
             Self::SmallerTiles => ways.smaller_tiles += 1,
@@ -93,7 +121,20 @@ impl fmt::Display for Rung {
             Self::GuidanceInTurn => "the halves of guidance one after the other from now on",
             Self::ParkSkips => "the UNet's skip connections wait on the host from now on",
             Self::SmallerTiles => "smaller tiles from now on",
+            Self::OffloadOthers => "the weights of all else wait on the host from now on",
+            Self::OffloadOwn => "its own weights wait on the host, too, from now on",
         })
+    }
+}
+
+impl Part {
+    /// Whose weights it uses.
+    fn component(self) -> Component {
+        match self {
+            Self::TextEncoding => Component::TextEncoder,
+            Self::UNet => Component::UNet,
+            Self::Encoding | Self::Decoding => Component::Vae,
+        }
     }
 }
 
@@ -108,24 +149,25 @@ impl fmt::Display for Part {
     }
 }
 
-/// What a request and its sizes leave to be done with less.
+/// What a request, its sizes and the pipeline leave to be done with less.
 #[derive(Clone, Copy, Debug)]
-struct Room {
+struct Room<'a> {
     is_guided: bool,
     /// How many times the tiles of the VAE can become smaller.
     smaller_tiles: usize,
+    weights: &'a Residency,
 }
 
 /// The rungs that one request has gone down.
 pub(super) struct Ladder<'a> {
     device: &'a Device,
-    room: Room,
+    room: Room<'a>,
     ways: Ways,
 }
 
 impl<'a> Ladder<'a> {
-    pub fn new(device: &'a Device, is_guided: bool, ways: Ways) -> Self {
-        Self { device, room: Room { is_guided, smaller_tiles: 0 }, ways }
+    pub fn new(device: &'a Device, weights: &'a Residency, is_guided: bool, ways: Ways) -> Self {
+        Self { device, room: Room { is_guided, smaller_tiles: 0, weights }, ways }
     }
 
     /// Begins with a half of the VAE, whose tiles can become smaller so many times.
@@ -153,17 +195,30 @@ impl<'a> Ladder<'a> {
             };
             let &Error::OutOfMemory { requested_bytes, .. } = &error else { unreachable!() };
             let helps = |rung: &Rung| {
-                let useful = *rung != Rung::Again || !was_repeated && refused_by_device(&error);
+                let useful = match rung {
+                    Rung::Again => !was_repeated && refused_by_device(&error),
+                    Rung::OffloadOthers | Rung::OffloadOwn => {
+                        refused_by_device(&error) || self.others_hold_more()
+                    }
+                    _ => true,
+                };
                 useful && rung.helps(part, &self.ways, &self.room)
             };
             let Some(rung) = Rung::ALL.into_iter().find(helps) else { return Err(error) };
             was_repeated = true;
             rung.take(&mut self.ways);
-            // What is still queued may hold memory that was dropped.
+            // What is still queued may hold memory that was dropped, and may use weights.
             self.device.finish()?;
+            self.room.weights.move_to_host(&rung.offloads(part))?;
             self.device.memory().trim();
             tell(observer, &Progress::LowMemory { part, rung, requested_bytes })?;
         }
+    }
+
+    /// Whether others have registered more since the weights were loaded: then the budget's word is
+    /// as good as the device's that someone took the memory.
+    fn others_hold_more(&self) -> bool {
+        self.device.memory_stats().registered_bytes() > self.room.weights.registered_bytes()
     }
 }
 

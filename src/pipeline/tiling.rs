@@ -189,7 +189,7 @@ impl Pipeline {
         dry: &Device,
     ) -> Result<(Option<VaeEncoder>, Option<VaeDecoder>)> {
         let (dtype, config, source) = (self.dtype, &self.vae, NoWeights(&self.vae_formats));
-        let _place = self.place.place(dry, Component::Vae);
+        let _place = self.weights.options().place(dry, Component::Vae);
         Ok(match half {
             Half::Encoder => (Some(VaeEncoder::load(dry, dtype, config, &source)?), None),
             Half::Decoder => (None, Some(VaeDecoder::load(dry, dtype, config, &source)?)),

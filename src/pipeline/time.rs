@@ -11,7 +11,7 @@ use super::ladder::Steps;
 use super::{LoadOptions, Observer, Plan, Progress, Request, tell};
 use crate::backend::record::{RecordedLaunch, RecordedStage};
 use crate::bench::peak::Peaks;
-use crate::device::{Device, TransferRate, TransferRates};
+use crate::device::{Device, OffloadTo, TransferRate, TransferRates};
 use crate::hardware::Preset;
 use crate::info::{DeviceInfo, DeviceKind};
 use crate::models::{ModelFiles, UNet};
@@ -162,14 +162,19 @@ fn times(plan: &Plan, device: &Device, loading: f64, like: &[RecordedLaunch]) ->
         .map(|(launch, known)| known.unwrap_or_else(|| speed.seconds(launch)))
         .collect();
     let rates = device.known_rates().unwrap_or(USUAL_RATES);
+    // What is read from files for each use is packed each time.
+    let (kept_bytes, packing) = match plan.recording.options.offload_to {
+        OffloadTo::Host => (plan.host_bytes, 0.0),
+        OffloadTo::File => (0, loading),
+    };
     let stages: Vec<StageTimes> = stages
         .iter()
         .filter(|stage| stage.name != LOADING)
-        .map(|stage| stage_times(stage, &seconds, rates))
+        .map(|stage| stage_times(stage, &seconds, rates, packing))
         .filter(|stage| stage.seconds() > 0.0)
         .collect();
     let drawing_seconds: f64 = stages.iter().map(StageTimes::seconds).sum();
-    let load_seconds = loading * (plan.weight_bytes + plan.host_bytes) as f64;
+    let load_seconds = loading * (plan.weight_bytes + kept_bytes) as f64;
     let unet = stages.iter().find(|stage| stage.stage == "unet");
     PlanTimes {
         load_seconds,
@@ -188,7 +193,13 @@ fn times(plan: &Plan, device: &Device, loading: f64, like: &[RecordedLaunch]) ->
 /// The stage in which weights are loaded.
 const LOADING: &str = "load";
 
-fn stage_times(stage: &RecordedStage, seconds: &[f64], rates: TransferRates) -> StageTimes {
+/// Of a stage; a byte of its weights takes `packing` seconds beside its copy.
+fn stage_times(
+    stage: &RecordedStage,
+    seconds: &[f64],
+    rates: TransferRates,
+    packing: f64,
+) -> StageTimes {
     let launched = stage.launches.iter().map(|(&index, &count)| count as f64 * seconds[index]);
     let RecordedStage { writes, reads, copies, allocations, .. } = stage;
     StageTimes {
@@ -198,7 +209,8 @@ fn stage_times(stage: &RecordedStage, seconds: &[f64], rates: TransferRates) -> 
             + rates.read.seconds(reads.count, reads.bytes)
             + rates.allocate.seconds(allocations.count, allocations.bytes),
         // Of weights the bytes matter.
-        weight_seconds: rates.write.seconds(0, stage.weight_bytes),
+        weight_seconds: rates.write.seconds(0, stage.weight_bytes)
+            + packing * stage.weight_bytes as f64,
     }
 }
 

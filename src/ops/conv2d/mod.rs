@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use crate::device::Device;
+use crate::device::{Device, OnDevice};
 use crate::info::DeviceInfo;
 use crate::ops::epilogue::is_output_bias;
 use crate::ops::tiles::{local_tiling, register_tiling};
-use crate::ops::weights::{Extent, OnDevice, Storage};
+use crate::ops::weights::{Extent, Storage};
 use crate::ops::{Epilogue, Weights, gemm};
 use crate::tensor::{Band, BandBuffer, Tensor};
 use crate::{Error, Result};
@@ -271,7 +271,7 @@ pub use winograd::winograd_error;
 struct Job<'a> {
     x: &'a Tensor,
     /// The weight's panels.
-    panels: OnDevice<'a>,
+    panels: OnDevice,
     storage: Storage,
     weight_bytes: usize,
     problem: Problem,
