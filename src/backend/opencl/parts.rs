@@ -74,7 +74,10 @@ impl Pace {
             return limit.least_groups.max(1);
         }
         let fitting = FILLED * limit.longest.as_secs_f64() / self.seconds_each.max(1e-12);
-        (fitting as usize).min(self.groups.saturating_mul(GROWTH)).max(limit.least_groups).max(1)
+        (fitting.round() as usize)
+            .min(self.groups.saturating_mul(GROWTH))
+            .max(limit.least_groups)
+            .max(1)
     }
 
     /// Whether a part of so many work-groups is to be measured before the next one is made.
