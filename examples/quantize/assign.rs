@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use ellesmere::Result;
 use ellesmere::io::gguf::{NewTensor, Value};
 use ellesmere::io::tensors::{StoredType, TensorFile};
 use ellesmere::models::Checkpoint;
 use ellesmere::models::checkpoint::{CHANNELS_LAST, CONVOLUTIONS_KEY};
 use ellesmere::models::files::ModelFiles;
-use ellesmere::{Format, Result};
 
 use crate::rules::Rules;
 
@@ -106,24 +106,21 @@ fn usual(name: &str, shape: &[usize], stored: StoredType) -> StoredType {
     }
 }
 
-/// `wanted`, or what comes next where rows are not whole blocks of it; the K formats' stand-ins are
-/// llama.cpp's.
+/// `wanted`, or what [takes its place](Format::for_inputs) where rows are not whole blocks of it.
 fn possible(wanted: StoredType, shape: &[usize]) -> StoredType {
     let row = shape.last().copied().unwrap_or(1);
-    let fits = |stored: StoredType| row.is_multiple_of(stored.block_values());
-    let StoredType::Blocks(format) = wanted else { return wanted };
-    let small = match format {
-        Format::Q4K => Format::Q5_0,
-        Format::Q5K => Format::Q5_1,
-        Format::Q6K => Format::Q8_0,
-        other => other,
-    };
-    let choices = [wanted, StoredType::Blocks(small)];
-    choices.into_iter().find(|stored| fits(*stored)).unwrap_or(StoredType::F16)
+    match wanted {
+        StoredType::Blocks(format) => {
+            format.for_inputs(row).map_or(StoredType::F16, StoredType::Blocks)
+        }
+        values => values,
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use ellesmere::Format;
+
     use super::*;
 
     #[test]

@@ -8,6 +8,9 @@ use super::vector_math::{Level, level, widen};
 use super::{PANEL, Reals};
 use crate::Format;
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
 /// Weights in panels, known by their index among the values: `[panels][inputs][PANEL]`.
 #[derive(Clone, Copy)]
 pub enum Terms<'a> {
@@ -58,6 +61,21 @@ impl Terms<'_> {
                 half(208) * f32::from(byte(192 + term / 16) as i8) * level
             }
         }
+    }
+
+    /// sums = the products of `x` with a panel of as many terms, if these are blocks and the host has
+    /// the vectors that multiply them as they are; whether that is so.
+    pub fn multiply(&self, panel: usize, x: &[f32], sums: &mut [f32; PANEL]) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        if let (Terms::Blocks(format, blocks), Level::Avx512) = (*self, level()) {
+            let bytes = x.len() / format.block_values() * format.held_bytes() * PANEL;
+            let blocks = &blocks[panel * bytes..(panel + 1) * bytes];
+            // SAFETY: the host has the instructions.
+            unsafe { avx512::multiply(format, blocks, x, sums) };
+            return true;
+        }
+        let _ = (panel, x, sums);
+        false
     }
 
     /// Has the processor fetch so many weights from `start` on; those that are not there are none.
@@ -259,7 +277,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_are_decoded_as_single_weights_are() {
+    fn rows_are_decoded_and_multiplied_as_single_weights_are() {
         for format in Format::ALL {
             let terms = format.block_values() * 2;
             let mut state = 1u32;
@@ -279,6 +297,22 @@ mod tests {
                 for (index, value) in values.into_iter().enumerate() {
                     assert_eq!(value, weights.get(start * PANEL + index), "{format} {index}");
                 }
+            }
+            let x: Vec<f32> = (0..terms).map(|k| (k % 7) as f32 - 3.0).collect();
+            let mut sums = [0.0; PANEL];
+            if !weights.multiply(0, &x, &mut sums) {
+                continue;
+            }
+            for (n, sum) in sums.into_iter().enumerate() {
+                let weight = |k: usize| f64::from(weights.get(k * PANEL + n));
+                let expected: f64 = (0..terms).map(|k| f64::from(x[k]) * weight(k)).sum();
+                let largest = (0..terms).map(|k| weight(k).abs()).fold(0.0, f64::max);
+                // A rounding for each term and a few for each scale, of sums that are at most all terms
+                // together: of scaled levels and of least values, neither of which is over twice
+                // the largest weight, for levels are drawn.
+                let all = 4.0 * largest * x.iter().map(|x| f64::from(x.abs())).sum::<f64>();
+                let tolerance = f64::from(f32::EPSILON) / 2.0 * 1.25 * terms as f64 * all;
+                assert!((f64::from(sum) - expected).abs() <= tolerance, "{format} {n}");
             }
         }
     }

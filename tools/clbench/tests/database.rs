@@ -124,7 +124,7 @@ fn what_is_misused_is_said_in_one_line() {
         (&["explain", "fft", "--device", "cpu"], "kernel: expected one of "),
         (
             &["explain", "gemm", "--device", "cpu", "--shape", "width=3"],
-            "shape: gemm has rows, outputs, inputs, columns, got width",
+            "shape: gemm has rows, outputs, inputs, columns, format, got width",
         ),
         (
             &["explain", "conv2d", "--device", "cpu", "--shape", "kernel=2"],

@@ -332,7 +332,11 @@ fn misuse_is_one_line() {
         (&["cast", "--suite", "demo"], 2, &["demo on", "launches no cast"]),
         (&[gemm, "--suite", "sd3"], 2, &["sd15, sd21, vae, demo"]),
         (&["gemm_local"], 2, &["launches gemm_register at these sizes, not gemm_local"]),
-        (&[gemm, "--shape", "depth=3"], 2, &["gemm has rows, outputs, inputs, columns, got depth"]),
+        (
+            &[gemm, "--shape", "depth=3"],
+            2,
+            &["gemm has rows, outputs, inputs, columns, format, got depth"],
+        ),
         (&[gemm, "--shape", "rows=0"], 2, &["rows must be at least 1, got 0"]),
         (&["group_norm", "--shape", "channels=33"], 2, &["groups that divide 33 channels"]),
         (&["all", "--shape", "rows=3"], 2, &["is for one kernel"]),

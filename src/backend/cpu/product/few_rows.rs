@@ -14,6 +14,10 @@ pub const MOST: usize = 8;
 /// Terms at a time: of blocks, those of one scale.
 const DEPTH: usize = 32;
 
+/// The most rows that are multiplied with levels one after the other, each of which reads the panel's
+/// blocks for itself: from the cache, but for the first.
+const MOST_BY_LEVELS: usize = 2;
+
 /// How far ahead weights are fetched, in terms.
 const AHEAD: usize = 4 * DEPTH;
 
@@ -39,6 +43,15 @@ struct Panels<'a> {
     panels: std::ops::Range<usize>,
 }
 
+impl Panels<'_> {
+    /// A panel's sums, without decoding it first; whether that can be.
+    fn by_levels(&self, panel: usize, sums: &mut [f32]) -> bool {
+        let Product { inputs, weights, .. } = *self.product;
+        let rows = self.x.chunks_exact(inputs).zip(sums.as_chunks_mut::<PANEL>().0);
+        rows.fold(true, |done, (x, sums)| done && weights.multiply(panel, x, sums))
+    }
+}
+
 impl Work for Panels<'_> {
     #[inline(always)]
     fn run<T: Tile>(self) {
@@ -46,7 +59,11 @@ impl Work for Panels<'_> {
         let (mut decoded, mut sums) = (Vec::<Line>::new(), Vec::<Line>::new());
         let decoded = floats(&mut decoded, DEPTH * PANEL);
         let sums = floats(&mut sums, MOST * PANEL);
-        for panel in self.panels {
+        for panel in self.panels.clone() {
+            if rows <= MOST_BY_LEVELS && self.by_levels(panel, sums) {
+                epilogue.store(&sums[..rows * PANEL], 0, panel, outputs, self.y);
+                continue;
+            }
             for first in (0..inputs).step_by(DEPTH) {
                 let depth = DEPTH.min(inputs - first);
                 let start = (panel * inputs + first) * PANEL;

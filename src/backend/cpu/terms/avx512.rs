@@ -1,0 +1,227 @@
+//! Products of a row with a panel of weights in blocks, by AVX-512: levels are multiplied as they
+//! are, and their sums scaled once a group. Decoding to memory first takes twice as long.
+
+use std::arch::x86_64::*;
+
+use super::PANEL;
+use crate::Format;
+
+/// How far ahead blocks are fetched, in bytes: the processor's own look ahead ends at every page.
+const AHEAD: usize = 4096;
+
+/// sums = the products of `x` with a panel of as many terms, whose blocks are `blocks`.
+///
+/// # Panics
+///
+/// If `x` is not whole blocks, or `blocks` are not as many.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,f16c")]
+pub fn multiply(format: Format, blocks: &[u8], x: &[f32], sums: &mut [f32; PANEL]) {
+    let (terms, bytes) = (format.block_values(), format.held_bytes() * PANEL);
+    assert!(x.len().is_multiple_of(terms) && blocks.len() == x.len() / terms * bytes);
+    // SAFETY: this function has the instructions; there are as many blocks as `x` has terms for.
+    let total = unsafe {
+        match format {
+            Format::Q8_0 => panel::<{ id(Format::Q8_0) }>(blocks, bytes, x, terms),
+            Format::Q4_0 => panel::<{ id(Format::Q4_0) }>(blocks, bytes, x, terms),
+            Format::Q4_1 => panel::<{ id(Format::Q4_1) }>(blocks, bytes, x, terms),
+            Format::Q5_0 => panel::<{ id(Format::Q5_0) }>(blocks, bytes, x, terms),
+            Format::Q5_1 => panel::<{ id(Format::Q5_1) }>(blocks, bytes, x, terms),
+            Format::Q4K => panel::<{ id(Format::Q4K) }>(blocks, bytes, x, terms),
+            Format::Q5K => panel::<{ id(Format::Q5K) }>(blocks, bytes, x, terms),
+            Format::Q6K => panel::<{ id(Format::Q6K) }>(blocks, bytes, x, terms),
+        }
+    };
+    for (half, total) in total.into_iter().enumerate() {
+        // SAFETY: a panel is two vectors.
+        unsafe { _mm512_storeu_ps(sums.as_mut_ptr().add(half * 16), total) };
+    }
+}
+
+/// A format as a constant that a function is compiled for.
+const fn id(format: Format) -> u8 {
+    format as u8
+}
+
+const Q8_0: u8 = id(Format::Q8_0);
+const Q4_0: u8 = id(Format::Q4_0);
+const Q4_1: u8 = id(Format::Q4_1);
+const Q5_0: u8 = id(Format::Q5_0);
+const Q5_1: u8 = id(Format::Q5_1);
+const Q4_K: u8 = id(Format::Q4K);
+const Q5_K: u8 = id(Format::Q5K);
+const Q6_K: u8 = id(Format::Q6K);
+
+/// # Safety
+///
+/// The host has the instructions of [`multiply`], here and below; `blocks` has a block of `bytes`
+/// bytes for every `terms` of `x`.
+#[inline(always)]
+unsafe fn panel<const FORMAT: u8>(
+    blocks: &[u8],
+    bytes: usize,
+    x: &[f32],
+    terms: usize,
+) -> [__m512; 2] {
+    // SAFETY: every offset is inside a block, and what is fetched ahead is only named.
+    unsafe {
+        let mut total = [_mm512_setzero_ps(); 2];
+        for (block, x) in blocks.chunks_exact(bytes).zip(x.chunks_exact(terms)) {
+            let block = block.as_ptr();
+            for line in (0..bytes).step_by(64) {
+                _mm_prefetch::<_MM_HINT_T0>(block.wrapping_add(AHEAD + line).cast());
+            }
+            for (group, x) in x.chunks_exact(32).enumerate() {
+                // Two sums for each half, which do not wait for each other.
+                let zero = _mm512_setzero_ps();
+                let (mut part, mut sum_x) = ([[zero; 2]; 2], zero);
+                for first in [0, 16] {
+                    let term = 32 * group + first;
+                    for k in 0..16 {
+                        let x = _mm512_set1_ps(x[first + k]);
+                        for (half, sum) in part[k % 2].iter_mut().enumerate() {
+                            let level = level::<FORMAT>(block, term + k, half * 16);
+                            let level = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(level));
+                            *sum = _mm512_fmadd_ps(level, x, *sum);
+                        }
+                        if has_least(FORMAT) {
+                            sum_x = _mm512_add_ps(sum_x, x);
+                        }
+                    }
+                    // As many terms have one scale, or half of them.
+                    if first == 0 && FORMAT != Q6_K {
+                        continue;
+                    }
+                    for (half, total) in total.iter_mut().enumerate() {
+                        let sum = _mm512_add_ps(part[0][half], part[1][half]);
+                        let scale = scale::<FORMAT>(block, term, half * 16);
+                        *total = _mm512_fmadd_ps(scale, sum, *total);
+                        if has_least(FORMAT) {
+                            let least = least::<FORMAT>(block, term, half * 16);
+                            *total = _mm512_fmadd_ps(least, sum_x, *total);
+                        }
+                    }
+                    part = [[zero; 2]; 2];
+                }
+            }
+        }
+        total
+    }
+}
+
+const fn has_least(format: u8) -> bool {
+    matches!(format, Q4_1 | Q5_1 | Q4_K | Q5_K)
+}
+
+/// 16 bytes of a row of the block.
+#[inline(always)]
+unsafe fn bytes16(block: *const u8, row: usize, at: usize) -> __m128i {
+    // SAFETY: the caller vouches for the row.
+    unsafe { _mm_loadu_si128(block.add(row * PANEL + at).cast()) }
+}
+
+/// 16 bytes of a row as floats.
+#[inline(always)]
+unsafe fn unsigned16(block: *const u8, row: usize, at: usize) -> __m512 {
+    // SAFETY: as of `bytes16`.
+    unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes16(block, row, at))) }
+}
+
+/// 16 halves of a pair of rows.
+#[inline(always)]
+unsafe fn halves16(block: *const u8, row: usize, at: usize) -> __m512 {
+    // SAFETY: the caller vouches for the rows.
+    unsafe {
+        let bits = _mm256_loadu_si256(block.add(row * PANEL + 2 * at).cast());
+        _mm512_cvtph_ps(bits)
+    }
+}
+
+#[inline(always)]
+unsafe fn nibble(block: *const u8, row: usize, term: usize, at: usize) -> __m128i {
+    // SAFETY: as of the functions called.
+    unsafe {
+        let pairs = bytes16(block, row + term % 16, at);
+        let pairs = if term % 32 < 16 { pairs } else { _mm_srli_epi16::<4>(pairs) };
+        _mm_and_si128(pairs, _mm_set1_epi8(15))
+    }
+}
+
+/// 16 where the fifth bit is set.
+#[inline(always)]
+unsafe fn fifth(block: *const u8, row: usize, term: usize, at: usize) -> __m128i {
+    // SAFETY: as of the functions called.
+    unsafe {
+        let eight = bytes16(block, row + term % 32 / 8, at);
+        let set = _mm_test_epi8_mask(eight, _mm_set1_epi8((1u8 << (term % 8)) as i8));
+        _mm_maskz_mov_epi8(set, _mm_set1_epi8(16))
+    }
+}
+
+/// Levels, less what stands for 0.
+#[inline(always)]
+unsafe fn level<const FORMAT: u8>(block: *const u8, term: usize, at: usize) -> __m128i {
+    // SAFETY: as of the functions called; rows are those of `kernels/quant/`.
+    unsafe {
+        let group = term / 32;
+        match FORMAT {
+            Q8_0 => bytes16(block, term, at),
+            Q4_0 => _mm_sub_epi8(nibble(block, 0, term, at), _mm_set1_epi8(8)),
+            Q4_1 => nibble(block, 0, term, at),
+            Q5_0 | Q5_1 => {
+                let level = _mm_or_si128(nibble(block, 0, term, at), fifth(block, 16, term, at));
+                let zero = if FORMAT == Q5_0 { 16 } else { 0 };
+                _mm_sub_epi8(level, _mm_set1_epi8(zero))
+            }
+            Q4_K => nibble(block, 16 * group, term, at),
+            Q5_K => {
+                let lower = nibble(block, 16 * group, term, at);
+                _mm_or_si128(lower, fifth(block, 128 + 4 * group, term, at))
+            }
+            Q6_K => {
+                let lower = nibble(block, 16 * group, term, at);
+                let four = bytes16(block, 128 + 8 * group + term % 8, at);
+                let shift = _mm_cvtsi32_si128((term % 32 / 8 * 2) as i32);
+                let upper = _mm_and_si128(_mm_srl_epi16(four, shift), _mm_set1_epi8(3));
+                let level = _mm_or_si128(lower, _mm_slli_epi16::<4>(upper));
+                _mm_sub_epi8(level, _mm_set1_epi8(32))
+            }
+            _ => unreachable!("every format has levels"),
+        }
+    }
+}
+
+/// Scales of the group that a term is in.
+#[inline(always)]
+unsafe fn scale<const FORMAT: u8>(block: *const u8, term: usize, at: usize) -> __m512 {
+    // SAFETY: as of `level`.
+    unsafe {
+        match FORMAT {
+            Q8_0 => halves16(block, 32, at),
+            Q4_0 | Q4_1 => halves16(block, 16, at),
+            Q5_0 | Q5_1 => halves16(block, 20, at),
+            Q4_K => _mm512_mul_ps(halves16(block, 144, at), unsigned16(block, 128 + term / 32, at)),
+            Q5_K => _mm512_mul_ps(halves16(block, 176, at), unsigned16(block, 160 + term / 32, at)),
+            Q6_K => {
+                let scale = _mm512_cvtepi8_epi32(bytes16(block, 192 + term / 16, at));
+                _mm512_mul_ps(halves16(block, 208, at), _mm512_cvtepi32_ps(scale))
+            }
+            _ => unreachable!("every format has scales"),
+        }
+    }
+}
+
+/// What is added to each term of the group.
+#[inline(always)]
+unsafe fn least<const FORMAT: u8>(block: *const u8, term: usize, at: usize) -> __m512 {
+    // SAFETY: as of `level`.
+    unsafe {
+        let (halves, row) = match FORMAT {
+            Q4_1 => return halves16(block, 18, at),
+            Q5_1 => return halves16(block, 22, at),
+            Q4_K => (halves16(block, 146, at), 136 + term / 32),
+            Q5_K => (halves16(block, 178, at), 168 + term / 32),
+            _ => unreachable!("the format has least values"),
+        };
+        _mm512_fnmadd_ps(halves, unsigned16(block, row, at), _mm512_setzero_ps())
+    }
+}
