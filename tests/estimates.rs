@@ -6,18 +6,13 @@ mod common;
 
 use std::fs;
 use std::ops::ControlFlow;
-use std::path::Path;
 
-use ellesmere::models::{ModelFiles, Variant};
+use common::demo;
+
 use ellesmere::pipeline::{
     Choice, Component, LoadOptions, Pipeline, Plan, Progress, Request, Rung, VaeTiling, recommend,
 };
 use ellesmere::{DType, Device, DeviceOptions, Error, Result};
-
-fn demo() -> ModelFiles {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/assets/demo");
-    ModelFiles::open(&folder, Variant::Any).unwrap()
-}
 
 fn small() -> Request {
     let prompt = "a red house in the snow".to_owned();
@@ -36,12 +31,12 @@ fn quick_devices(options: &DeviceOptions) -> Vec<Device> {
 
 fn plan(device: &Device, dtype: DType, request: &Request) -> Result<Plan> {
     let options = LoadOptions::for_request(request);
-    Pipeline::plan(device, &demo(), dtype, &options, request)
+    Pipeline::plan(device, &demo::files(), dtype, &options, request)
 }
 
 #[test]
 fn a_plan_is_timed_by_its_parts_and_what_was_measured_is_remembered() {
-    let files = demo();
+    let files = demo::files();
     for device in quick_devices(&DeviceOptions::default()) {
         let mut first = plan(&device, DType::F32, &small()).unwrap();
         assert_eq!(first.times, None, "a plan alone measures nothing");
@@ -88,7 +83,7 @@ fn times_outlive_the_device_in_its_cache_folder() {
             }
             ControlFlow::Continue(())
         };
-        plan.time(device, &demo(), observer).unwrap();
+        plan.time(device, &demo::files(), observer).unwrap();
         measured
     };
     let first = timed(&Device::cpu_with(&options));
@@ -110,7 +105,7 @@ fn times_outlive_the_device_in_its_cache_folder() {
 
 #[test]
 fn measuring_can_be_stopped_and_what_was_measured_holds() {
-    let (device, files) = (Device::cpu(), demo());
+    let (device, files) = (Device::cpu(), demo::files());
     let mut plan = plan(&device, DType::F32, &small()).unwrap();
     let all = plan.estimate(&device).basis.estimated_launches;
     let stop_at_5 = &mut |progress: &Progress| match progress {
@@ -127,7 +122,7 @@ fn measuring_can_be_stopped_and_what_was_measured_holds() {
 
 #[test]
 fn the_quickest_placement_is_taken_and_its_rungs_are_told() {
-    let files = demo();
+    let files = demo::files();
     let whole = plan(&Device::cpu(), DType::F32, &small()).unwrap();
     let mut seen = 0;
     for percent in [90, 70, 50, 30] {
@@ -170,7 +165,7 @@ fn the_quickest_placement_is_taken_and_its_rungs_are_told() {
 
 #[test]
 fn what_is_recommended_fits_and_one_more_picture_does_not() {
-    let files = demo();
+    let files = demo::files();
     for budget_bytes in [60_000_000, 20_000_000] {
         let options = DeviceOptions { budget_bytes: Some(budget_bytes), ..Default::default() };
         for device in quick_devices(&options) {
@@ -203,10 +198,12 @@ fn what_is_recommended_fits_and_one_more_picture_does_not() {
 #[test]
 fn where_nothing_fits_the_least_budget_is_told() {
     let options = DeviceOptions { budget_bytes: Some(1_000_000), ..Default::default() };
-    let error = recommend(&Device::cpu_with(&options), &demo(), &small(), &mut go_on).unwrap_err();
+    let error =
+        recommend(&Device::cpu_with(&options), &demo::files(), &small(), &mut go_on).unwrap_err();
     let Error::Budget { budget_bytes: 1_000_000, least_bytes } = error else { panic!("{error}") };
     let options = DeviceOptions { budget_bytes: Some(least_bytes), ..Default::default() };
-    let told = recommend(&Device::cpu_with(&options), &demo(), &small(), &mut go_on).unwrap();
+    let told =
+        recommend(&Device::cpu_with(&options), &demo::files(), &small(), &mut go_on).unwrap();
     let smallest = |choice: &Choice| choice.dtype == "f16" && choice.offload == Component::ALL;
     assert!(told.choices.iter().all(smallest), "{told}");
 }
@@ -227,7 +224,7 @@ impl Numbers {
 
 #[test]
 fn drawn_configurations_hold_what_was_predicted_and_never_more_than_the_budget() {
-    let files = demo();
+    let files = demo::files();
     let mut drawn = 0;
     for number in 0..DRAWN {
         let mut numbers = Numbers(number.wrapping_mul(0x9E37_79B9_7F4A_7C15));

@@ -1,11 +1,13 @@
 //! A device that fails: the error says so, memory goes back, and the next call works.
 
 #[allow(dead_code, reason = "each test program uses its part")]
+#[path = "common/demo.rs"]
+mod demo;
+#[allow(dead_code, reason = "each test program uses its part")]
 #[path = "common/random_model.rs"]
 mod random_model;
 
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -308,8 +310,7 @@ fn each_of_the_first_calls_can_fail_in_turn() {
 
 #[test]
 fn a_decoder_without_room_takes_smaller_tiles_until_it_has() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/assets/demo");
-    let files = ModelFiles::open(&folder, Variant::Any).unwrap();
+    let files = demo::files();
     let backend = Failing::new(Call::Allocate);
     let device = Device::new(Arc::clone(&backend) as _, &DeviceOptions::default());
     let pipeline = Pipeline::load(&device, &files, DType::F32, &LoadOptions::default()).unwrap();
@@ -367,8 +368,7 @@ fn draw_guided(pipeline: &Pipeline) -> (Result<Vec<f32>>, Vec<(Part, Rung)>) {
 #[test]
 fn each_of_the_first_allocations_can_fail_in_turn() {
     const ALLOCATIONS: u64 = 500;
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/assets/demo");
-    let files = ModelFiles::open(&folder, Variant::Any).unwrap();
+    let files = demo::files();
     let backend = Failing::new(Call::Allocate);
     let device = Device::new(Arc::clone(&backend) as _, &DeviceOptions::default());
     let load = || Pipeline::load(&device, &files, DType::F32, &LoadOptions::default());
@@ -445,8 +445,7 @@ fn each_of_the_first_allocations_can_fail_in_turn() {
 
 #[test]
 fn an_allocation_that_fails_while_weights_are_copied_ahead_leaves_the_picture_as_it_is() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/assets/demo");
-    let files = ModelFiles::open(&folder, Variant::Any).unwrap();
+    let files = demo::files();
     let backend = Failing::overlapping(Call::Allocate, true);
     let device = Device::new(Arc::clone(&backend) as _, &DeviceOptions::default());
     let options = LoadOptions { offload: Component::ALL.into(), ..Default::default() };
@@ -516,8 +515,7 @@ fn draw_failing(
 #[test]
 fn weights_make_room_for_a_part_that_finds_none() {
     use Component::{TextEncoder, UNet, Vae};
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/assets/demo");
-    let files = ModelFiles::open(&folder, Variant::Any).unwrap();
+    let files = demo::files();
     let backend = Failing::new(Call::Allocate);
     let device = Device::new(Arc::clone(&backend) as _, &DeviceOptions::default());
     let load = |offload: &[Component]| {
@@ -582,8 +580,7 @@ fn weights_make_room_for_a_part_that_finds_none() {
 
 #[test]
 fn weights_make_room_for_what_others_have_registered() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/assets/demo");
-    let files = ModelFiles::open(&folder, Variant::Any).unwrap();
+    let files = demo::files();
     let options = LoadOptions::default();
     let plan = Pipeline::plan(&Device::cpu(), &files, DType::F32, &options, &small_request());
     let budget_bytes = Some(plan.unwrap().peak_bytes);

@@ -9,6 +9,7 @@ mod random_model;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
+use common::psnr::psnr_db;
 use ellesmere::models::{ModelFiles, Variant};
 use ellesmere::pipeline::scheduler::PredictionType;
 use ellesmere::pipeline::{
@@ -106,12 +107,6 @@ fn case(name: &str) -> (Case, Model) {
     (case, model)
 }
 
-fn psnr_db(a: &[f32], b: &[f32]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    let squares = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
-    -10.0 * (squares / a.len() as f64).log10()
-}
-
 fn draw(device: &Device, files: &ModelFiles, request: &Request) -> Result<Vec<Vec<f32>>> {
     let pipeline = Pipeline::load(device, files, DType::F32, &LoadOptions::for_request(request))?;
     let pictures = pipeline.generate(request, &mut |_| ControlFlow::Continue(()))?;
@@ -132,7 +127,7 @@ fn check(device: &Device, cases: &[Case]) {
         let expected = expected(case);
         assert_eq!(pictures.len(), expected.len(), "{}", case.name);
         for (picture, expected) in pictures.iter().zip(&expected) {
-            let psnr = psnr_db(picture, expected);
+            let psnr = psnr_db(1.0, picture, expected);
             let name = &device.info().name;
             eprintln!("{} on {name}: {psnr:.1} dB", case.name);
             assert!(psnr >= 80.0, "{} on {name}: {psnr:.1} dB", case.name);
@@ -300,7 +295,7 @@ fn a_unet_that_needs_less_memory_draws_the_same_picture() {
         });
         assert_eq!(said, expected, "each change is said");
         for (picture, expected) in pictures.unwrap().iter().zip(&together) {
-            assert!(psnr_db(&picture.rgb, expected) >= 100.0);
+            assert!(psnr_db(1.0, &picture.rgb, expected) >= 100.0);
         }
         let stats = device.memory_stats();
         assert!(stats.peak_held_bytes <= stats.budget_bytes);
@@ -341,7 +336,7 @@ fn outputs_over_the_largest_allocation_are_split() {
             }
             let planned = largest_bytes(&device);
             let picture = draw(&device, files, &request).unwrap().remove(0);
-            let psnr = psnr_db(&picture, &expected);
+            let psnr = psnr_db(1.0, &picture, &expected);
             assert!(psnr >= 100.0, "{}: {psnr:.1} dB", device.info().name);
             assert_eq!(device.memory_stats().largest_allocation_bytes, planned);
             assert!(planned <= limit_bytes, "{planned} of {limit_bytes} B");
@@ -397,7 +392,7 @@ fn the_prediction_type_of_a_request_wins_over_that_of_the_files() {
     };
     let from_file = draw(None);
     assert_eq!(from_file, draw(Some(PredictionType::VPrediction)));
-    assert!(psnr_db(&from_file, &draw(Some(PredictionType::Epsilon))) < 40.0);
+    assert!(psnr_db(1.0, &from_file, &draw(Some(PredictionType::Epsilon))) < 40.0);
 }
 
 #[test]
@@ -418,7 +413,7 @@ fn a_picture_can_be_stopped() {
     assert_eq!(steps, 2);
     // The pipeline is as good as new.
     let pictures = pipeline.generate(&request(&case), &mut |_| ControlFlow::Continue(()));
-    assert!(psnr_db(&pictures.unwrap()[0].rgb, &expected(&case)[0]) >= 80.0);
+    assert!(psnr_db(1.0, &pictures.unwrap()[0].rgb, &expected(&case)[0]) >= 80.0);
 }
 
 #[test]

@@ -1,42 +1,29 @@
 //! The program `quantize` as a person runs it.
 
 #[allow(dead_code, reason = "each test program uses its part")]
+#[path = "common/demo.rs"]
+mod demo;
+#[allow(dead_code, reason = "each test program uses its part")]
+#[path = "common/programs.rs"]
+mod programs;
+#[path = "common/psnr.rs"]
+mod psnr;
+#[allow(dead_code, reason = "each test program uses its part")]
 #[path = "common/random_model.rs"]
 mod random_model;
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
 
 use ellesmere::Format;
 use ellesmere::io::gguf::Gguf;
 use ellesmere::io::image::Image;
 use ellesmere::io::tensors::StoredType;
+use programs::{run, text};
+use psnr::psnr_db;
 use tempfile::TempDir;
 
-/// A program, which `cargo test` builds beside the tests.
-fn program(name: &str) -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let profile = test.parent().and_then(Path::parent).unwrap();
-    let program = profile.join("examples").join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
-    assert!(program.exists(), "{} is missing: cargo build --examples", program.display());
-    program
-}
-
-fn run(name: &str, folder: &TempDir, arguments: &[&str]) -> Output {
-    Command::new(program(name))
-        .args(arguments)
-        .current_dir(folder.path())
-        .env("ELLESMERE_CACHE_DIR", folder.path().join("cache"))
-        .output()
-        .unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
 fn demo() -> String {
-    format!("{}/examples/assets/demo", env!("CARGO_MANIFEST_DIR"))
+    demo::folder().into_os_string().into_string().unwrap()
 }
 
 /// Writes the demo model; answers with the table.
@@ -74,12 +61,6 @@ fn picture(folder: &TempDir, model: &str) -> Vec<u8> {
     Image::open(&folder.path().join(output)).unwrap().pixels().to_vec()
 }
 
-fn psnr(a: &[u8], b: &[u8]) -> f64 {
-    let squares = a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
-    let mean = squares.sum::<f64>() / a.len() as f64;
-    10.0 * (255.0f64.powi(2) / mean.max(1e-9)).log10()
-}
-
 #[test]
 fn a_model_in_one_file_draws_nearly_the_same_picture() {
     let folder = TempDir::new().unwrap();
@@ -88,7 +69,7 @@ fn a_model_in_one_file_draws_nearly_the_same_picture() {
         let name = format!("{stored}.gguf");
         quantized(&folder, &name, &["--type", stored]);
         let got = picture(&folder, &name);
-        let psnr = psnr(&got, &expected);
+        let psnr = psnr_db(255.0, &got, &expected);
         println!("{stored}: {psnr:.1} dB");
         assert!(psnr >= least, "{stored}: {psnr:.1} dB");
     }

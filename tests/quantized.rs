@@ -4,15 +4,14 @@
 mod common;
 
 use std::ops::ControlFlow;
-use std::path::Path;
 
-use ellesmere::models::{ModelFiles, Variant};
+use common::psnr::psnr_db;
+use ellesmere::models::ModelFiles;
 use ellesmere::pipeline::{Component, LoadOptions, Pipeline, Request, VaeTiling};
 use ellesmere::{DType, Device, DeviceOptions, Format};
 
 fn demo(format: Option<Format>) -> ModelFiles {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/assets/demo");
-    let mut files = ModelFiles::open(&folder, Variant::Any).unwrap();
+    let mut files = common::demo::files();
     if let Some(format) = format {
         files.quantize(format);
     }
@@ -46,12 +45,6 @@ fn draw(
     (pictures.remove(0).rgb, plan.peak_bytes)
 }
 
-/// Of values in 0..=1.
-fn psnr(a: &[f32], b: &[f32]) -> f64 {
-    let squares = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2));
-    -10.0 * (squares.sum::<f64>() / a.len() as f64).log10()
-}
-
 #[test]
 fn pictures_are_near_those_of_f32_and_the_same_on_every_device() {
     let options = LoadOptions::default();
@@ -66,12 +59,12 @@ fn pictures_are_near_those_of_f32_and_the_same_on_every_device() {
     for (format, least) in [(Format::Q8_0, 40.0), (Format::Q6K, 32.0), (Format::Q4K, 22.0)] {
         let files = demo(Some(format));
         let (picture, peak_bytes) = draw(&cpu, &files, DType::F32, &options, &request());
-        let distance = psnr(&picture, &exact);
+        let distance = psnr_db(1.0, &picture, &exact);
         assert!(distance >= least && distance < 90.0, "{format}: {distance} dB");
         assert!(peak_bytes < most_bytes, "{format}: {peak_bytes} B of {most_bytes} B");
         for device in &devices {
             let (other, peak_bytes_there) = draw(device, &files, DType::F32, &options, &request());
-            let distance = psnr(&other, &picture);
+            let distance = psnr_db(1.0, &other, &picture);
             assert!(distance >= 60.0, "{format} on {}: {distance} dB", device.info().name);
             assert_eq!(peak_bytes_there, peak_bytes);
         }
@@ -91,5 +84,5 @@ fn what_saves_memory_leaves_the_picture_as_it_is() {
     let tiled = Request { vae_tiling: VaeTiling::Exact, vae_tile: Some(64), ..request() };
     let (picture, less_bytes) = draw(&offloaded, &tiled);
     assert!(less_bytes < peak_bytes);
-    assert!(picture == expected, "{} dB", psnr(&picture, &expected));
+    assert!(picture == expected, "{} dB", psnr_db(1.0, &picture, &expected));
 }

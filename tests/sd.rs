@@ -1,37 +1,22 @@
 //! The program `sd` as a person runs it.
 
 #[allow(dead_code, reason = "each test program uses its part")]
+#[path = "common/programs.rs"]
+mod programs;
+#[allow(dead_code, reason = "each test program uses its part")]
 #[path = "common/random_model.rs"]
 mod random_model;
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
 use ellesmere::hardware::detect;
 use ellesmere::io::image::Image;
+use programs::{run, text};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// The program, which `cargo test` builds beside the tests.
-fn program() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let profile = test.parent().and_then(Path::parent).unwrap();
-    let program = profile.join("examples").join(format!("sd{}", std::env::consts::EXE_SUFFIX));
-    assert!(program.exists(), "{} is missing: cargo build --example sd", program.display());
-    program
-}
-
 fn sd(folder: &TempDir, arguments: &[&str]) -> Output {
-    Command::new(program())
-        .args(arguments)
-        .current_dir(folder.path())
-        .env("ELLESMERE_CACHE_DIR", folder.path().join("cache"))
-        .output()
-        .unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+    run("sd", folder, arguments)
 }
 
 /// Runs a command that must fail with `status` and one line that contains every one of `words`,

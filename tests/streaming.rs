@@ -10,14 +10,10 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use common::demo;
 use ellesmere::models::{ModelFiles, Variant};
 use ellesmere::pipeline::{Component, LoadOptions, OffloadTo, Pipeline, Request, VaeTiling};
 use ellesmere::{DType, Device, DeviceOptions, Error, Result};
-
-fn demo() -> ModelFiles {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/assets/demo");
-    ModelFiles::open(&folder, Variant::Any).unwrap()
-}
 
 fn request() -> Request {
     Request {
@@ -71,7 +67,7 @@ fn devices(options: &DeviceOptions) -> Vec<Device> {
 
 #[test]
 fn pictures_are_the_same_from_the_first_to_the_last_and_as_planned() {
-    let files = demo();
+    let files = demo::files();
     let poisoned = DeviceOptions { poison: true, ..Default::default() };
     // Bytes, by what is offloaded.
     let mut copied = HashMap::new();
@@ -102,7 +98,7 @@ fn pictures_are_the_same_from_the_first_to_the_last_and_as_planned() {
 
 #[test]
 fn weights_up_to_a_threshold_are_on_the_device_whatever_is_offloaded() {
-    let files = demo();
+    let files = demo::files();
     for device in devices(&DeviceOptions::default()) {
         for dtype in DType::ALL {
             let (mut expected, mut copied) = (None, None);
@@ -129,7 +125,7 @@ fn weights_up_to_a_threshold_are_on_the_device_whatever_is_offloaded() {
 
 #[test]
 fn a_share_of_offloaded_weights_is_on_the_device_and_only_the_rest_is_copied() {
-    let files = demo();
+    let files = demo::files();
     for device in devices(&DeviceOptions::default()) {
         let (mut expected, mut copied) = (None, u64::MAX);
         for permille in [0, 250, 600, 1000] {
@@ -151,7 +147,7 @@ fn a_share_of_offloaded_weights_is_on_the_device_and_only_the_rest_is_copied() {
 
 #[test]
 fn what_a_budget_has_room_for_is_not_copied() {
-    let files = demo();
+    let files = demo::files();
     let all = LoadOptions::default();
     for (index, device) in devices(&DeviceOptions::default()).iter().enumerate() {
         let plan = |device: &Device, options: &LoadOptions| {
@@ -186,7 +182,7 @@ fn what_a_budget_has_room_for_is_not_copied() {
 
 #[test]
 fn any_budget_draws_the_same_picture_within_it_or_is_too_small() {
-    let files = demo();
+    let files = demo::files();
     let options = offloading(&Component::ALL);
     for (index, device) in devices(&DeviceOptions::default()).iter().enumerate() {
         let pipeline = Pipeline::load(device, &files, DType::F16, &options).unwrap();
@@ -216,7 +212,7 @@ fn any_budget_draws_the_same_picture_within_it_or_is_too_small() {
 
 #[test]
 fn transfers_are_in_the_profile_and_in_the_trace() {
-    let files = demo();
+    let files = demo::files();
     for device in devices(&DeviceOptions::default()) {
         let options = offloading(&[Component::UNet]);
         let pipeline = Pipeline::load(&device, &files, DType::F32, &options).unwrap();
@@ -239,7 +235,7 @@ fn transfers_are_in_the_profile_and_in_the_trace() {
 
 #[test]
 fn a_device_is_dropped_in_the_middle_of_a_picture() {
-    let files = demo();
+    let files = demo::files();
     for device in devices(&DeviceOptions::default()) {
         let options = offloading(&Component::ALL);
         let pipeline = Pipeline::load(&device, &files, DType::F32, &options).unwrap();
@@ -258,7 +254,7 @@ fn in_file() -> LoadOptions {
 
 #[test]
 fn weights_in_their_file_draw_the_same_picture_and_hold_no_copy_on_the_host() {
-    let files = demo();
+    let files = demo::files();
     // The largest allocation that makes some weights lie in pieces.
     let small = DeviceOptions { max_allocation_bytes: Some(300_000), ..Default::default() };
     for device in [&DeviceOptions::default(), &small].into_iter().flat_map(devices) {
@@ -294,7 +290,7 @@ fn weights_in_their_file_draw_the_same_picture_and_hold_no_copy_on_the_host() {
 
 #[test]
 fn a_file_that_changes_while_weights_are_in_it_is_named_in_one_line() {
-    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/assets/demo");
+    let demo = demo::folder();
     let weights = "unet/diffusion_pytorch_model.safetensors";
     type Change = fn(&Path);
     let changes: [(&str, Change, &str); 5] = [

@@ -8,6 +8,7 @@ mod random_model;
 
 use std::ops::ControlFlow;
 
+use common::psnr::psnr_db;
 use ellesmere::device::Tiling;
 use ellesmere::memory::MemoryStats;
 use ellesmere::models::vae::{Blend, VaeDecoder, VaeEncoder};
@@ -71,12 +72,8 @@ impl Memory {
     }
 }
 
-/// Of values whose range is about that of a picture, -1..1.
-fn psnr_db(a: &[f32], b: &[f32]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    let squares = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
-    10.0 * (4.0 * a.len() as f64 / squares).log10()
-}
+/// The range of what is compared: about that of a picture before it is clamped, -1..1.
+const RANGE: f64 = 2.0;
 
 #[test]
 fn tiled_is_the_same_as_untiled_and_is_predicted_to_the_byte() {
@@ -95,7 +92,7 @@ fn tiled_is_the_same_as_untiled_and_is_predicted_to_the_byte() {
                 for (name, expected, got) in
                     [("decoded", &expected[0], &got[0]), ("encoded", &expected[1], &got[1])]
                 {
-                    let psnr = psnr_db(expected, got);
+                    let psnr = psnr_db(RANGE, expected, got);
                     eprintln!("{why}: {name} {psnr:.1} dB");
                     assert!(psnr >= 90.0, "{why}: {name} {psnr:.1} dB");
                 }
@@ -116,7 +113,7 @@ fn tiles_and_a_small_largest_allocation_go_together() {
     let options = DeviceOptions { max_allocation_bytes, ..DeviceOptions::default() };
     let device = Device::cpu_with(&options);
     let ([got, _], _) = model.run(&device, DType::F32, Some(192));
-    let psnr = psnr_db(&expected, &got);
+    let psnr = psnr_db(RANGE, &expected, &got);
     assert!(psnr >= 90.0, "{psnr:.1} dB");
 }
 
@@ -165,7 +162,7 @@ fn blended_tiles_are_those_of_diffusers() {
                 encoder.encode(&tensor(pixels, size)?)?.to_vec()
             });
             for (name, got) in [("decode.image", decoded), ("encode.moments", encoded)] {
-                let psnr = psnr_db(&golden(name), &got.unwrap());
+                let psnr = psnr_db(RANGE, &golden(name), &got.unwrap());
                 let why = format!("{name}, {dtype} on {}", device.info().name);
                 eprintln!("{why}: {psnr:.1} dB");
                 // Two orders of summation in f32 agree to about 120 dB, storage in f16 to 60 dB.
@@ -219,7 +216,7 @@ fn blended_pictures_are_planned_to_the_byte_and_take_the_memory_of_a_tile() {
     for (tile, whole) in tile_bytes.iter().zip(whole_bytes) {
         assert!(tile * 4 < whole, "{tile} of {whole} B");
     }
-    let psnr = psnr_db(&expected, &picture);
+    let psnr = psnr_db(RANGE, &expected, &picture);
     assert!(psnr < 40.0, "it is another picture: {psnr:.1} dB");
     // Where a picture is no larger than a tile, it is the same.
     let one = Request { vae_tile: Some(SIDE), ..blended };
@@ -260,7 +257,7 @@ fn auto_tiles_where_the_picture_does_not_fit_and_a_plan_knows_it() {
     let exact = Request { vae_tiling: VaeTiling::Exact, ..whole.clone() };
     let (got, tile) = draw(&Device::cpu(), files, &exact);
     assert_eq!(tile, Some(192));
-    assert!(psnr_db(&expected, &got) >= 90.0);
+    assert!(psnr_db(RANGE, &expected, &got) >= 90.0);
     let plan = |device: &Device, request: &Request| {
         Pipeline::plan(device, files, DType::F32, &LoadOptions::for_request(request), request)
     };
@@ -282,7 +279,7 @@ fn auto_tiles_where_the_picture_does_not_fit_and_a_plan_knows_it() {
         let (got, tile) = draw(&device, files, &whole);
         assert_eq!(tile, planned.vae_tile);
         assert_eq!(Memory::of(&device.memory_stats()), Memory::of(&planned.memory), "{percent} %");
-        assert!(psnr_db(&expected, &got) >= 90.0, "{percent} %");
+        assert!(psnr_db(RANGE, &expected, &got) >= 90.0, "{percent} %");
     }
     assert!(tiles.len() > 2 && tiles.is_sorted_by(|a, b| a.is_none() || a > b), "{tiles:?}");
 }

@@ -5,14 +5,14 @@
 //! writes files here; reading is done again because its reader names neither the tensor nor what
 //! was expected, and takes the last of two tensors of one name.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::ops::Deref;
+use std::path::Path;
 
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use super::tensors::Tensors;
 pub use super::tensors::{StoredType, TensorInfo};
 use super::{atomic, mmap::FileBytes, one_line};
 use crate::{Error, Result};
@@ -53,10 +53,7 @@ const ELEMENTS: [(&str, usize); 20] = [
 /// A safetensors file whose header has been read and checked.
 #[derive(Debug)]
 pub struct SafeTensors {
-    path: PathBuf,
-    bytes: FileBytes,
-    data_start: usize,
-    tensors: BTreeMap<String, TensorInfo>,
+    tensors: Tensors,
 }
 
 impl SafeTensors {
@@ -82,40 +79,17 @@ impl SafeTensors {
             Error::file(path, format!("the header is not readable: {}", one_line(error)))
         })?;
         let tensors = check(path, header, bytes.len() - data_start)?;
-        Ok(SafeTensors { path: path.to_path_buf(), bytes, data_start, tensors })
+        Ok(SafeTensors {
+            tensors: Tensors { path: path.to_path_buf(), bytes, data_start, tensors },
+        })
     }
+}
 
-    /// The file.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
+impl Deref for SafeTensors {
+    type Target = Tensors;
 
-    /// What the header says about a tensor, if the file has it.
-    pub fn info(&self, name: &str) -> Option<&TensorInfo> {
-        self.tensors.get(name)
-    }
-
-    /// The data of a tensor, if the file has it.
-    pub fn data(&self, name: &str) -> Option<&[u8]> {
-        let info = self.tensors.get(name)?;
-        self.bytes[self.data_start..].get(info.data.clone())
-    }
-
-    /// A part of the data of a tensor, read from the file as it is now; `None` if the file does not
-    /// have the tensor, or not so much of it.
-    ///
-    /// # Errors
-    ///
-    /// As [`FileBytes::read_again`].
-    pub fn read_again(&self, name: &str, part: Range<usize>) -> Option<Result<Cow<'_, [u8]>>> {
-        let start = self.data_start + self.tensors.get(name)?.data.start;
-        self.data(name)?.get(part.clone())?;
-        Some(self.bytes.read_again(&self.path, start + part.start..start + part.end))
-    }
-
-    /// Every tensor, by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &TensorInfo)> {
-        self.tensors.iter().map(|(name, info)| (name.as_str(), info))
+    fn deref(&self) -> &Tensors {
+        &self.tensors
     }
 }
 

@@ -1,9 +1,10 @@
 //! Named tensors in a file, of whichever kind it is.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::Range;
-use std::path::Path;
+use std::ops::{Deref, Range};
+use std::path::{Path, PathBuf};
 
 use super::gguf::{self, Gguf};
 use super::mmap::FileBytes;
@@ -102,6 +103,50 @@ impl TensorInfo {
     }
 }
 
+/// The tensors of a file whose header has been read and checked: what every kind of file has.
+#[derive(Debug)]
+pub struct Tensors {
+    pub(super) path: PathBuf,
+    pub(super) bytes: FileBytes,
+    pub(super) data_start: usize,
+    pub(super) tensors: BTreeMap<String, TensorInfo>,
+}
+
+impl Tensors {
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the header says about a tensor, if the file has it.
+    pub fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.tensors.get(name)
+    }
+
+    /// The data of a tensor, if the file has it.
+    pub fn data(&self, name: &str) -> Option<&[u8]> {
+        let info = self.tensors.get(name)?;
+        self.bytes[self.data_start..].get(info.data.clone())
+    }
+
+    /// A part of the data of a tensor, read from the file as it is now; `None` if the file does not
+    /// have the tensor, or not so much of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`FileBytes::read_again`].
+    pub fn read_again(&self, name: &str, part: Range<usize>) -> Option<Result<Cow<'_, [u8]>>> {
+        let start = self.data_start + self.tensors.get(name)?.data.start;
+        self.data(name)?.get(part.clone())?;
+        Some(self.bytes.read_again(&self.path, start + part.start..start + part.end))
+    }
+
+    /// Every tensor, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &TensorInfo)> {
+        self.tensors.iter().map(|(name, info)| (name.as_str(), info))
+    }
+}
+
 /// A file of tensors whose header has been read and checked.
 #[derive(Debug)]
 pub enum TensorFile {
@@ -136,56 +181,22 @@ impl TensorFile {
         SafeTensors::read(path, bytes).map(TensorFile::SafeTensors)
     }
 
-    /// The file.
-    pub fn path(&self) -> &Path {
-        match self {
-            TensorFile::SafeTensors(file) => file.path(),
-            TensorFile::Gguf(file) => file.path(),
-        }
-    }
-
-    /// A part of the data of a tensor, read from the file as it is now; `None` if the file does not
-    /// have the tensor, or not so much of it.
-    ///
-    /// # Errors
-    ///
-    /// As [`FileBytes::read_again`].
-    pub fn read_again(&self, name: &str, part: Range<usize>) -> Option<Result<Cow<'_, [u8]>>> {
-        match self {
-            TensorFile::SafeTensors(file) => file.read_again(name, part),
-            TensorFile::Gguf(file) => file.read_again(name, part),
-        }
-    }
-
-    /// What is said about a tensor, if the file has it.
-    pub fn info(&self, name: &str) -> Option<&TensorInfo> {
-        match self {
-            TensorFile::SafeTensors(file) => file.info(name),
-            TensorFile::Gguf(file) => file.info(name),
-        }
-    }
-
-    /// The data of a tensor, if the file has it.
-    pub fn data(&self, name: &str) -> Option<&[u8]> {
-        match self {
-            TensorFile::SafeTensors(file) => file.data(name),
-            TensorFile::Gguf(file) => file.data(name),
-        }
-    }
-
-    /// Every tensor, by name.
-    pub fn iter(&self) -> Box<dyn Iterator<Item = (&str, &TensorInfo)> + '_> {
-        match self {
-            TensorFile::SafeTensors(file) => Box::new(file.iter()),
-            TensorFile::Gguf(file) => Box::new(file.iter()),
-        }
-    }
-
     /// A text beside the tensors, which only GGUF has.
     pub fn text(&self, key: &str) -> Option<&str> {
         match self {
             TensorFile::SafeTensors(_) => None,
             TensorFile::Gguf(file) => file.text(key),
+        }
+    }
+}
+
+impl Deref for TensorFile {
+    type Target = Tensors;
+
+    fn deref(&self) -> &Tensors {
+        match self {
+            TensorFile::SafeTensors(file) => file,
+            TensorFile::Gguf(file) => file,
         }
     }
 }

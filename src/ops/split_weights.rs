@@ -7,7 +7,7 @@ use super::weights::{Extent, counted, counted_blocks};
 use super::{Conv2d, Epilogue, PANEL, Storage, Weights, conv2d, gemm};
 use crate::device::{Device, Source};
 use crate::tensor::Tensor;
-use crate::{DType, Format, Result};
+use crate::{DType, Format, Result, quant};
 
 /// A linear layer's or convolution's weight in as few blocks as the device's largest allocation
 /// allows: one, or pieces of its outputs, each of whole panels.
@@ -108,7 +108,7 @@ impl SplitWeights {
             true => counted_blocks(read()?, format, outputs * inputs)?,
             false => Vec::new(),
         };
-        let row_bytes = inputs / format.block_values() * format.block_bytes();
+        let row_bytes = quant::bytes(format, inputs)?;
         Self::pieces_of(outputs, length, |piece| {
             let shape = [piece.len(), channels, taps];
             let read = || Ok(blocks[piece.start * row_bytes..piece.end * row_bytes].to_vec());

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::device::{Device, Home, OnDevice, Source};
 use crate::ops::panels;
-use crate::{DType, Error, Format, Result};
+use crate::{DType, Error, Format, Result, quant};
 
 /// The number of outputs in a panel, `PANEL` in the kernels.
 ///
@@ -194,7 +194,7 @@ pub(super) fn counted(values: Vec<f32>, expected: usize) -> Result<Vec<f32>> {
 
 /// Blocks of so many values.
 pub(super) fn counted_blocks(blocks: Vec<u8>, format: Format, values: usize) -> Result<Vec<u8>> {
-    match (blocks.len(), values / format.block_values() * format.block_bytes()) {
+    match (blocks.len(), quant::bytes(format, values)?) {
         (got, expected) if got == expected => Ok(blocks),
         (got, expected) => {
             Err(Error::shape("weights", format!("expected {expected} B of {format}, got {got} B")))

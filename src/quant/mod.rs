@@ -52,16 +52,7 @@ pub fn bytes(format: Format, values: usize) -> Result<usize> {
 /// [`Error::Shape`] if `values` is not whole blocks or `blocks` is not their size.
 pub fn decode(format: Format, blocks: &[u8], values: &mut [f32]) -> Result<()> {
     check(format, values.len(), blocks.len())?;
-    let decode: fn(&[u8], &mut [f32]) = match format {
-        Format::Q8_0 => q8_0::decode,
-        Format::Q4_0 => q4_0::decode,
-        Format::Q4_1 => q4_1::decode,
-        Format::Q5_0 => q5_0::decode,
-        Format::Q5_1 => q5_1::decode,
-        Format::Q4K => q4_k::decode,
-        Format::Q5K => q5_k::decode,
-        Format::Q6K => q6_k::decode,
-    };
+    let (decode, _) = codec(format);
     let (block_values, block_bytes) = (format.block_values(), format.block_bytes());
     let part = PART_VALUES / block_values;
     let parts = values.par_chunks_mut(part * block_values);
@@ -89,16 +80,7 @@ pub fn encode(format: Format, values: &[f32], blocks: &mut [u8]) -> Result<()> {
         let detail = format!("{format}: expected finite values, got {} at {at}", values[at]);
         return Err(Error::argument("values", detail));
     }
-    let encode: fn(&[f32], &mut [u8]) = match format {
-        Format::Q8_0 => q8_0::encode,
-        Format::Q4_0 => q4_0::encode,
-        Format::Q4_1 => q4_1::encode,
-        Format::Q5_0 => q5_0::encode,
-        Format::Q5_1 => q5_1::encode,
-        Format::Q4K => q4_k::encode,
-        Format::Q5K => q5_k::encode,
-        Format::Q6K => q6_k::encode,
-    };
+    let (_, encode) = codec(format);
     let (block_values, block_bytes) = (format.block_values(), format.block_bytes());
     let part = PART_VALUES / block_values;
     let parts = blocks.par_chunks_mut(part * block_bytes);
@@ -118,4 +100,20 @@ fn check(format: Format, values: usize, blocks: usize) -> Result<()> {
         return Err(Error::shape("quant", detail));
     }
     Ok(())
+}
+
+/// Of one block each.
+type Codec = (fn(&[u8], &mut [f32]), fn(&[f32], &mut [u8]));
+
+fn codec(format: Format) -> Codec {
+    match format {
+        Format::Q8_0 => (q8_0::decode, q8_0::encode),
+        Format::Q4_0 => (q4_0::decode, q4_0::encode),
+        Format::Q4_1 => (q4_1::decode, q4_1::encode),
+        Format::Q5_0 => (q5_0::decode, q5_0::encode),
+        Format::Q5_1 => (q5_1::decode, q5_1::encode),
+        Format::Q4K => (q4_k::decode, q4_k::encode),
+        Format::Q5K => (q5_k::decode, q5_k::encode),
+        Format::Q6K => (q6_k::decode, q6_k::encode),
+    }
 }

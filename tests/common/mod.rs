@@ -6,6 +6,8 @@ use std::sync::OnceLock;
 use ellesmere::hardware::detect;
 use ellesmere::{Device, DeviceOptions, Tensor};
 
+pub mod demo;
+pub mod psnr;
 mod required;
 
 /// Every device that kernels are tested on, with blocks that start as NaNs: the CPU backend and

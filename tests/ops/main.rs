@@ -1,6 +1,7 @@
 //! Every kernel, element type and device against the kernel's definition.
 
 #[path = "../common/mod.rs"]
+#[allow(dead_code, reason = "each test program uses its part")]
 mod common;
 
 #[path = "../common/claiming.rs"]

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::product::{self, Epilogue, Product, Rows};
-use super::{Arguments, PANEL, Reals, activation};
+use super::{Arguments, PANEL, Reals, activation, rows};
 
 /// What a convolution's sizes are called in its kernels.
 pub struct Sizes {
@@ -131,7 +131,7 @@ impl Rows for Windows<'_> {
             match row.zip(sizes.column(out_column, kernel_column)) {
                 Some((row, column)) => {
                     let pixel = (sample * sizes.height + row) * sizes.width + column;
-                    product::unpack(self.x, pixel * sizes.channels + channel, target);
+                    rows::read(&self.x, pixel * sizes.channels + channel, target);
                 }
                 None => target.fill(0.0),
             }

@@ -5,9 +5,9 @@ use std::ops::Range;
 
 use super::conv2d::{self, Sizes};
 use super::product::tile::{self, Left, Tile, Work};
-use super::product::{Epilogue, Line, Output, floats, part, unpack};
+use super::product::{Epilogue, Line, Output, floats, part};
 use super::vector_math::widen;
-use super::{Arguments, PANEL, Reals, parallel};
+use super::{Arguments, PANEL, Reals, parallel, rows};
 
 /// Rows of the result in a task.
 const TASK_ROWS: usize = 8;
@@ -110,6 +110,6 @@ fn pad(sizes: &Sizes, x: Reals, sample: usize, padded_row: usize, target: &mut [
     let (before, rest) = target.split_at_mut(left.min(target.len()));
     let (values, after) = rest.split_at_mut((sizes.read_width * channels).min(rest.len()));
     before.fill(0.0);
-    unpack(x, (sample * sizes.height + row) * sizes.width * channels, values);
+    rows::read(&x, (sample * sizes.height + row) * sizes.width * channels, values);
     after.fill(0.0);
 }

@@ -4,10 +4,9 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::conv2d::{self, Sizes};
-use super::parallel;
 use super::product::tile::{self, Left, Tile, Work};
-use super::product::{Epilogue, Line, Output, floats, part, unpack};
-use super::{Arguments, PANEL, Reals};
+use super::product::{Epilogue, Line, Output, floats, part};
+use super::{Arguments, PANEL, Reals, parallel, rows};
 
 /// The most channels that a tile takes at once.
 const DEPTH: usize = 512;
@@ -55,7 +54,7 @@ impl Taps {
             let first = (tap / per_panel) * channels * PANEL + tap % per_panel * outputs;
             for channel in 0..channels {
                 let target = &mut side_by_side[first + channel * PANEL..][..outputs];
-                unpack(weights, (tap * channels + channel) * PANEL, target);
+                rows::read(&weights, (tap * channels + channel) * PANEL, target);
             }
         }
         Self { panels, per_panel, weights: side_by_side }
@@ -136,7 +135,7 @@ fn multiply_row<T: Tile>(
             // Packing reads x from front to back, as fast as the memory; a tile would read it in
             // many short runs.
             for (pixel, target) in tile.clone().zip(packed.chunks_exact_mut(STRIDE)) {
-                unpack(x, (first + pixel) * channels + from, &mut target[..depth]);
+                rows::read(&x, (first + pixel) * channels + from, &mut target[..depth]);
             }
             let left = Left::rows(packed, STRIDE);
             for panel in 0..taps.panels {

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::product::{self, Epilogue, Product, Rows};
-use super::{Arguments, PANEL, Reals, activation};
+use super::{Arguments, PANEL, Reals, activation, rows};
 
 pub fn definition(arguments: &Arguments) {
     let (rows, outputs) = (arguments.size("rows"), arguments.size("outputs"));
@@ -52,11 +52,11 @@ impl Rows for Matrix<'_> {
         let (target, target2) = target.split_at_mut(of_first);
         // Later terms are none of x: `first` is then no place in it.
         if !target.is_empty() {
-            product::unpack(self.x, row * self.columns + first, target);
+            rows::read(&self.x, row * self.columns + first, target);
         }
         if let Some(x2) = self.x2.filter(|_| !target2.is_empty()) {
             let start = row * self.columns2 + first + of_first - self.columns;
-            product::unpack(x2, start, target2);
+            rows::read(&x2, start, target2);
         }
     }
 

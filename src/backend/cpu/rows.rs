@@ -9,6 +9,7 @@ use super::{Reals, RealsMut};
 const TASK: usize = 8192;
 
 /// The elements from `start` on as floats.
+#[inline(always)]
 pub fn read(x: &Reals, start: usize, target: &mut [f32]) {
     match x {
         Reals::F32(values) => target.copy_from_slice(&values[start..start + target.len()]),

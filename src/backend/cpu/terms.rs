@@ -5,7 +5,7 @@
 use half::f16;
 
 use super::vector_math::{Level, level, widen};
-use super::{PANEL, Reals};
+use super::{PANEL, Reals, rows};
 use crate::Format;
 
 #[cfg(target_arch = "x86_64")]
@@ -94,19 +94,15 @@ impl Terms<'_> {
     /// The weights from `start` on, whole rows of a panel.
     pub fn read(&self, start: usize, target: &mut [f32]) {
         match *self {
-            Terms::Reals(Reals::F32(values)) => {
-                target.copy_from_slice(&values[start..start + target.len()]);
-            }
-            Terms::Reals(Reals::F16(values)) => widen(&values[start..start + target.len()], target),
+            Terms::Reals(values) => rows::read(&values, start, target),
             Terms::Blocks(format, blocks) => {
                 let rows = target.as_chunks_mut::<PANEL>().0;
                 let mut done = 0;
                 while done < rows.len() {
                     let (block, term, _) = place(format, start + done * PANEL);
                     // Terms of one scale.
-                    let end =
-                        (term + group_terms(format)) / group_terms(format) * group_terms(format);
-                    let count = (end - term).min(rows.len() - done);
+                    let left = group_terms(format) - term % group_terms(format);
+                    let count = left.min(rows.len() - done);
                     let block = &blocks[block..block + format.held_bytes() * PANEL];
                     decode(format, block, term, &mut rows[done..done + count]);
                     done += count;

@@ -20,13 +20,12 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::ops::Deref;
+use std::path::Path;
 
 use super::mmap::FileBytes;
-use super::tensors::{StoredType, TensorInfo};
+use super::tensors::{StoredType, Tensors};
 use crate::{Format, Result};
 
 mod read;
@@ -124,11 +123,8 @@ pub enum Value {
 /// A GGUF file whose header has been read and checked.
 #[derive(Debug)]
 pub struct Gguf {
-    path: PathBuf,
-    bytes: FileBytes,
-    data_start: usize,
     values: BTreeMap<String, Value>,
-    tensors: BTreeMap<String, TensorInfo>,
+    tensors: Tensors,
 }
 
 impl Gguf {
@@ -150,12 +146,8 @@ impl Gguf {
     pub fn read(path: &Path, bytes: FileBytes) -> Result<Self> {
         let header = read::header(path, &bytes)?;
         let read::Header { values, tensors, data_start } = header;
-        Ok(Gguf { path: path.to_path_buf(), bytes, data_start, values, tensors })
-    }
-
-    /// The file.
-    pub fn path(&self) -> &Path {
-        &self.path
+        let tensors = Tensors { path: path.to_path_buf(), bytes, data_start, tensors };
+        Ok(Gguf { values, tensors })
     }
 
     /// A value by its key.
@@ -175,32 +167,12 @@ impl Gguf {
     pub fn values(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.values.iter().map(|(key, value)| (key.as_str(), value))
     }
+}
 
-    /// What the file says about a tensor, if it has it.
-    pub fn info(&self, name: &str) -> Option<&TensorInfo> {
-        self.tensors.get(name)
-    }
+impl Deref for Gguf {
+    type Target = Tensors;
 
-    /// The data of a tensor, if the file has it.
-    pub fn data(&self, name: &str) -> Option<&[u8]> {
-        let info = self.tensors.get(name)?;
-        self.bytes[self.data_start..].get(info.data.clone())
-    }
-
-    /// A part of the data of a tensor, read from the file as it is now; `None` if the file does not
-    /// have the tensor, or not so much of it.
-    ///
-    /// # Errors
-    ///
-    /// As [`FileBytes::read_again`].
-    pub fn read_again(&self, name: &str, part: Range<usize>) -> Option<Result<Cow<'_, [u8]>>> {
-        let start = self.data_start + self.tensors.get(name)?.data.start;
-        self.data(name)?.get(part.clone())?;
-        Some(self.bytes.read_again(&self.path, start + part.start..start + part.end))
-    }
-
-    /// Every tensor, by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &TensorInfo)> {
-        self.tensors.iter().map(|(name, info)| (name.as_str(), info))
+    fn deref(&self) -> &Tensors {
+        &self.tensors
     }
 }

@@ -366,6 +366,6 @@ mod tests {
         bytes[128..].fill(7);
         let read = read(bytes).unwrap();
         assert_eq!(read.info("x").unwrap().stored_type(), None);
-        assert_eq!((read.data_start, read.data("x").unwrap()), (128, &[7; 8][..]));
+        assert_eq!((read.tensors.data_start, read.data("x").unwrap()), (128, &[7; 8][..]));
     }
 }

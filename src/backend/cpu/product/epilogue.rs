@@ -5,9 +5,8 @@ use std::ops::Range;
 
 use half::f16;
 
-use super::unpack;
 use crate::backend::cpu::vector_math::{activate, narrow};
-use crate::backend::cpu::{PANEL, Reals, RealsMut};
+use crate::backend::cpu::{PANEL, Reals, RealsMut, rows};
 
 /// What becomes of a product's sums: `activation(sum + bias + sample_bias) + residual`.
 pub struct Epilogue<'a> {
@@ -74,9 +73,9 @@ fn add(values: &mut [f32; PANEL], others: &[f32; PANEL]) {
 fn add_reals(values: &mut [f32; PANEL], source: Reals, start: usize, columns: usize) {
     let mut others = [0.0; PANEL];
     if columns == PANEL {
-        unpack(source, start, &mut others);
+        rows::read(&source, start, &mut others);
     } else {
-        unpack(source, start, &mut others[..columns]);
+        rows::read(&source, start, &mut others[..columns]);
     }
     add(values, &others);
 }

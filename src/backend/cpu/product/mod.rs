@@ -9,7 +9,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::vector_math::{Level, level, widen};
+use super::vector_math::{Level, level};
 use super::{PANEL, Reals, RealsMut, Terms, parallel};
 
 mod epilogue;
@@ -241,16 +241,6 @@ fn panel_terms<'a>(
             weights.read(start, decoded);
             decoded
         }
-    }
-}
-
-/// target = source[start..start + target.len()]
-#[inline(always)]
-pub fn unpack(source: Reals, start: usize, target: &mut [f32]) {
-    let range = start..start + target.len();
-    match source {
-        Reals::F32(values) => target.copy_from_slice(&values[range]),
-        Reals::F16(values) => widen(&values[range], target),
     }
 }
 
