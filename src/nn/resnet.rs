@@ -99,6 +99,11 @@ impl Resnet {
             None => self.conv1.forward(&normed)?,
         };
         drop(normed);
+        if self.time.is_none() && self.shortcut.is_some() {
+            // Such layers run once a picture, and the blocks of as many channels as came in are
+            // too large for anything that follows.
+            x.device().memory().trim();
+        }
         let residual = match &self.shortcut {
             Some(shortcut) => shortcut.of_both(&x, x2.as_ref())?,
             None => x.clone(),
