@@ -1,7 +1,8 @@
 //! Environment variables: the only place that reads them.
 //!
 //! [`KNOBS`] lists them all. Programs read [`device`] for the default of their `--device` flag;
-//! the library itself reads [`cache_dir`] and [`tuning`] when a device is opened, and nothing else.
+//! the library itself reads [`cache_dir`], [`tuning`] and [`cpu_lanes`] when a device is opened, and nothing
+//! else.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ pub struct Knob {
 }
 
 const CACHE_DIR: &str = "ELLESMERE_CACHE_DIR";
+const CPU_LANES: &str = "ELLESMERE_CPU_LANES";
 const DEVICE: &str = "ELLESMERE_DEVICE";
 const REQUIRE_DEVICES: &str = "ELLESMERE_REQUIRE_DEVICES";
 const TUNING: &str = "ELLESMERE_TUNING";
@@ -33,6 +35,13 @@ pub const KNOBS: &[Knob] = &[
         kind: "an absolute path, or `off`",
         default: "`ellesmere` in the user's cache folder",
         help: "where compiled kernels are kept between runs",
+    },
+    Knob {
+        name: CPU_LANES,
+        kind: "16, 8 or 4",
+        default: "what the host has",
+        help: "the most f32 lanes of a vector that the CPU backend uses: 16 is AVX-512, 8 is AVX2, 4 is \
+               plain Rust. For trying what an older processor would do",
     },
     Knob {
         name: DEVICE,
@@ -74,6 +83,16 @@ pub fn tuning(cache_dir: Option<&Path>) -> Result<Option<PathBuf>> {
     parse_path(TUNING, std::env::var_os(TUNING), cache_dir.map(|folder| folder.join("tuning.json")))
 }
 
+/// The most f32 lanes of a vector that the CPU backend uses; `None` for all that the host has. It is read
+/// once.
+///
+/// # Errors
+///
+/// [`Error::Argument`] if `ELLESMERE_CPU_LANES` is not 16, 8 or 4.
+pub fn cpu_lanes() -> Result<Option<u32>> {
+    parse_cpu_lanes(std::env::var_os(CPU_LANES))
+}
+
 /// The device that a program is to use where no flag says.
 ///
 /// # Errors
@@ -112,6 +131,14 @@ fn parse_path(
             }
             Ok(Some(path))
         }
+    }
+}
+
+fn parse_cpu_lanes(value: Option<OsString>) -> Result<Option<u32>> {
+    let Some(text) = parse_text(CPU_LANES, value)? else { return Ok(None) };
+    match text.parse() {
+        Ok(lanes @ (16 | 8 | 4)) => Ok(Some(lanes)),
+        _ => Err(Error::argument(CPU_LANES, format!("expected 16, 8 or 4, got {text:?}"))),
     }
 }
 
@@ -171,6 +198,15 @@ mod tests {
             let error = parse(name).unwrap_err().to_string();
             assert!(error.starts_with("ELLESMERE_DEVICE: expected "), "{error}");
         }
+    }
+
+    #[test]
+    fn lanes_are_those_of_a_level() {
+        let parse = |text: &str| parse_cpu_lanes(Some(text.into()));
+        assert_eq!(parse("8").unwrap(), Some(8));
+        assert_eq!(parse_cpu_lanes(None).unwrap(), None);
+        let error = parse("12").unwrap_err().to_string();
+        assert_eq!(error, "ELLESMERE_CPU_LANES: expected 16, 8 or 4, got \"12\"");
     }
 
     #[test]

@@ -215,25 +215,9 @@ fn host_info() -> DeviceInfo {
         local_memory_bytes: 32 * 1024,
         local_memory_is_fast: false,
         max_work_group: 4096,
-        vector_width: vector_width(),
+        vector_width: vector_math::level().lanes(),
         pci_address: None,
     }
-}
-
-#[cfg(target_arch = "x86_64")]
-fn vector_width() -> u32 {
-    if is_x86_feature_detected!("avx512f") {
-        16
-    } else if is_x86_feature_detected!("avx2") {
-        8
-    } else {
-        4
-    }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn vector_width() -> u32 {
-    4
 }
 
 /// The alignment of every buffer: a cache line, and the widest vector.

@@ -27,6 +27,7 @@ impl Device {
     /// [`Error::NoDevice`] if there is no such device or it cannot be used; [`Error::Device`] if
     /// its driver fails.
     pub fn open(wanted: &str, options: &DeviceOptions) -> Result<Self> {
+        knob::cpu_lanes()?;
         let id = match Wanted::parse(wanted)? {
             Wanted::Id(id) => id,
             Wanted::Auto => return Self::open_best(options),
@@ -44,6 +45,7 @@ impl Device {
     ///
     /// As [`Device::open`].
     pub fn open_entry(entry: &DeviceEntry, options: &DeviceOptions) -> Result<Self> {
+        knob::cpu_lanes()?;
         let mut options = options.clone();
         if options.cache_dir.is_none() {
             options.cache_dir = knob::cache_dir()?;

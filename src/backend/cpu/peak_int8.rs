@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::Arguments;
+use super::vector_math::{Level, level};
 use crate::backend::ProgramSource;
 
 /// Words side by side: a vector of AVX-512.
@@ -72,7 +73,7 @@ pub fn refused(source: &ProgramSource) -> Option<&'static str> {
 fn has_dot() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
-        is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni")
+        level() == Level::Avx512 && is_x86_feature_detected!("avx512vnni")
     }
     #[cfg(not(target_arch = "x86_64"))]
     {
@@ -87,7 +88,7 @@ fn words<const A: usize>(x: &[u32; LANES], turns: usize, step: u32) -> [i32; LAN
             // SAFETY: the host has the features.
             return unsafe { x86::vnni::<A>(x, turns, step) };
         }
-        if is_x86_feature_detected!("avx2") {
+        if level() != Level::Portable {
             // SAFETY: the host has the feature.
             return unsafe { x86::avx2::<A>(x, turns, step) };
         }

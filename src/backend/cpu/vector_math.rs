@@ -5,7 +5,11 @@
 //! AVX-512, for AVX2 and for any host, and calls the best that this host runs. `FMA` says whether
 //! a fused multiply-add is one instruction there; elsewhere it would be a call.
 
+use std::sync::OnceLock;
+
 use half::f16;
+
+use crate::knob;
 
 /// Defines a function three times over, and calls the version for this host.
 ///
@@ -59,8 +63,34 @@ pub enum Level {
     Portable,
 }
 
-/// What this host runs.
+impl Level {
+    /// f32 lanes of a vector.
+    pub fn lanes(self) -> u32 {
+        match self {
+            Level::Avx512 => 16,
+            Level::Avx2 => 8,
+            Level::Portable => 4,
+        }
+    }
+}
+
+/// What is used of the instructions that this host has: see [`knob::cpu_lanes`].
 pub fn level() -> Level {
+    static LEVEL: OnceLock<Level> = OnceLock::new();
+    *LEVEL.get_or_init(|| {
+        // A knob that is malformed is an error where a device is opened.
+        let most = knob::cpu_lanes().ok().flatten().unwrap_or(u32::MAX);
+        match host_level() {
+            Level::Avx512 if most < Level::Avx512.lanes() && most >= Level::Avx2.lanes() => {
+                Level::Avx2
+            }
+            widest if most < widest.lanes() => Level::Portable,
+            widest => widest,
+        }
+    })
+}
+
+fn host_level() -> Level {
     #[cfg(target_arch = "x86_64")]
     {
         let common = is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
