@@ -12,9 +12,7 @@ use ellesmere::{DType, Device, DeviceOptions, Format};
 
 fn demo(format: Option<Format>) -> ModelFiles {
     let mut files = common::demo::files();
-    if let Some(format) = format {
-        files.quantize(format);
-    }
+    files.quantize(format);
     files
 }
 
@@ -69,6 +67,40 @@ fn pictures_are_near_those_of_f32_and_the_same_on_every_device() {
             assert_eq!(peak_bytes_there, peak_bytes);
         }
     }
+}
+
+#[test]
+fn weights_take_fewer_bits_where_leaving_them_on_the_host_is_slower() {
+    let mut files = demo(None);
+    let within = |budget_bytes| {
+        Device::cpu_with(&DeviceOptions { budget_bytes, ..DeviceOptions::default() })
+    };
+    let options = LoadOptions::default();
+    let mut fitted = |device: &Device| {
+        let fitted = options.fitted_in_fewer_bits(device, &mut files, DType::F32, &request());
+        (fitted, files.clone())
+    };
+    let whole = fitted(&within(None)).0.unwrap().1;
+    assert_eq!(whole.fewer_bits, None);
+
+    let device = within(Some(whole.peak_bytes / 2));
+    let (in_fewer, files) = fitted(&device);
+    let (placed, mut plan) = in_fewer.unwrap();
+    assert_eq!(plan.fewer_bits.as_deref(), Some("q8_0"));
+    assert_eq!(files.format(), Some(Format::Q8_0));
+    assert!(plan.peak_bytes <= whole.peak_bytes / 2);
+    plan.time(&device, &files, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!(plan.ladder[0].rung, "weights in q8_0");
+    assert!(plan.ladder[0].saves_bytes > whole.peak_bytes / 4, "{:?}", plan.ladder);
+    let (picture, _) = draw(&device, &files, DType::F32, &placed, &request());
+    let cpu = Device::cpu();
+    let (exact, _) = draw(&cpu, &demo(None), DType::F32, &LoadOptions::default(), &request());
+    assert!(psnr_db(1.0, &picture, &exact) >= 40.0);
+
+    let (refused, files) = fitted(&within(Some(1000)));
+    let message = refused.unwrap_err().to_string();
+    assert!(message.starts_with("a budget of 1000 B is too small: "), "{message}");
+    assert_eq!(files.format(), None);
 }
 
 #[test]

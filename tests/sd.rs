@@ -185,6 +185,25 @@ fn a_small_budget_leaves_weights_on_the_host_says_so_and_draws_the_same_picture(
 }
 
 #[test]
+fn fewer_bits_are_allowed_for_a_small_budget_and_said() {
+    let folder = TempDir::new().unwrap();
+    // In one step hardly anything would be copied.
+    let common = ["hills at dawn", "--seed", "5", "--steps", "4", "--device", "cpu"];
+    let more = ["--memory-budget", "18MB", "--allow-quantize"];
+    let output = sd(&folder, &[&common[..], &more].concat());
+    let said = text(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("note: weights are held in q8_0, for a budget of 0.018 GB"), "{said}");
+    let picture = std::fs::read(folder.path().join("picture.png")).unwrap();
+    assert!(text(&picture).contains("Weights: q8_0"), "it is in the picture's parameters");
+    let output = sd(&folder, &[&common[..], &["--allow-quantize", "--plan"]].concat());
+    assert!(!text(&output.stdout).contains("q8_0"), "{}", text(&output.stdout));
+    refused(&["a", "--allow-quantize", "--quantize", "q8_0"], 2, &["cannot be used with"]);
+    let placed = ["a", "--device", "cpu", "--allow-quantize", "--offload", "unet"];
+    refused(&placed, 2, &["--allow-quantize: ", "expected --offload auto"]);
+}
+
+#[test]
 fn a_profile_and_a_trace_tell_where_the_time_went() {
     let folder = TempDir::new().unwrap();
     let arguments = ["a tree", "--steps", "1", "--device", "cpu", "--profile", "--trace", "t.json"];

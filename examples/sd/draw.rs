@@ -53,9 +53,7 @@ pub fn draw(arguments: &Arguments) -> Result<()> {
         Some(path) => (ModelFiles::open(path, variant)?, 7.5),
         None => (demo::model()?, demo::GUIDANCE),
     };
-    if let Some(format) = arguments.quantize {
-        files.quantize(format);
-    }
+    files.quantize(arguments.quantize);
     let mut request = Request {
         prompt: arguments.prompt.clone().unwrap_or_default(),
         negative_prompt: arguments.negative.clone(),
@@ -89,7 +87,14 @@ pub fn draw(arguments: &Arguments) -> Result<()> {
         ..LoadOptions::for_request(&request)
     };
     let (load, mut plan) = match &arguments.offload {
+        Offload::Auto if arguments.allow_quantize => {
+            base.fitted_in_fewer_bits(&device, &mut files, dtype, &request)?
+        }
         Offload::Auto => base.fitted(&device, &files, dtype, &request)?,
+        Offload::These(_) if arguments.allow_quantize => {
+            let detail = "it chooses between fewer bits and the host: expected --offload auto";
+            return Err(Error::argument("--allow-quantize", detail));
+        }
         Offload::These(components) => {
             let offload = components.iter().copied().collect();
             let load = LoadOptions { offload, ..base };
@@ -97,6 +102,10 @@ pub fn draw(arguments: &Arguments) -> Result<()> {
             (load, plan)
         }
     };
+    if let Some(format) = &plan.fewer_bits {
+        let budget_gb = plan.memory.budget_bytes as f64 / 1e9;
+        eprintln!("note: weights are held in {format}, for a budget of {budget_gb:.3} GB");
+    }
     if arguments.offload == Offload::Auto && !plan.offloaded.is_empty() {
         let names: Vec<&str> = plan.offloaded.iter().map(|component| component.name()).collect();
         let budget_gb = plan.memory.budget_bytes as f64 / 1e9;
@@ -156,7 +165,7 @@ fn draw_all(
         let start = Instant::now();
         request.seed = *seed;
         let pictures = pipeline.generate(&request, &mut |progress| display.observe(progress))?;
-        let parameters = parameters(&pipeline, &request, &files.name, &pictures[0])?;
+        let parameters = parameters(&pipeline, &request, files, &pictures[0])?;
         png::write(path, &image(&pictures[0])?, Some(&parameters))?;
         written.push(Written { path: path.clone(), seed: *seed, time: start.elapsed() });
     }
@@ -197,7 +206,7 @@ fn init_image(arguments: &Arguments, files: &ModelFiles) -> Result<Option<InitIm
 fn parameters(
     pipeline: &Pipeline,
     request: &Request,
-    model: &str,
+    files: &ModelFiles,
     picture: &Picture,
 ) -> Result<Parameters> {
     let scheduler = match request.scheduler {
@@ -205,7 +214,8 @@ fn parameters(
         None => pipeline.default_scheduler()?,
     };
     let strength = request.init_image.as_ref().map(|image| image.strength);
-    let more = strength.map(|strength| ("Denoising strength".to_owned(), strength.to_string()));
+    let strength = strength.map(|strength| ("Denoising strength".to_owned(), strength.to_string()));
+    let format = files.format().map(|format| ("Weights".to_owned(), format.to_string()));
     Ok(Parameters {
         prompt: request.prompt.clone(),
         negative_prompt: request.negative_prompt.clone(),
@@ -215,8 +225,8 @@ fn parameters(
         seed: request.seed,
         width: picture.width as u32,
         height: picture.height as u32,
-        model: model.to_owned(),
-        more: more.into_iter().collect(),
+        model: files.name.clone(),
+        more: strength.into_iter().chain(format).collect(),
     })
 }
 

@@ -24,8 +24,8 @@ pub const CHANNELS_LAST: &str = "channels_last";
 
 /// One component's tensors, over one or several mapped files.
 ///
-/// Nothing is read until it is asked for, and what nobody asks for costs nothing.
-#[derive(Debug)]
+/// Nothing is read until it is asked for, and what nobody asks for costs nothing. Cloning shares the files.
+#[derive(Clone, Debug)]
 pub struct Checkpoint {
     origin: PathBuf,
     files: Vec<Arc<TensorFile>>,
@@ -35,7 +35,7 @@ pub struct Checkpoint {
 }
 
 /// Where a tensor is: all of a stored one, or one of several equal parts of its rows.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Slot {
     file: usize,
     stored_name: String,
@@ -181,9 +181,15 @@ impl Checkpoint {
 
     /// Has devices hold matrices and convolutions of at least 32 outputs in blocks: of
     /// this format, or of the one that [takes its place](Format::for_inputs) where inputs are no
-    /// whole blocks. What is no blocks of 32 stays as it is, and so do vectors and tables.
-    pub fn quantize(&mut self, format: Format) {
-        self.format = Some(format);
+    /// whole blocks. What is no blocks of 32 stays as it is, and so do vectors and tables. With `None`,
+    /// only what the files have in blocks.
+    pub fn quantize(&mut self, format: Option<Format>) {
+        self.format = format;
+    }
+
+    /// What [`Checkpoint::quantize`] was given.
+    pub fn quantized(&self) -> Option<Format> {
+        self.format
     }
 
     /// What is held in blocks, by name.

@@ -40,15 +40,24 @@ impl Steps {
         let bare = LoadOptions { offload: Default::default(), ..options.clone() };
         let mut steps =
             Self { options: bare, request: request.clone(), ways: Ways::default(), plans: vec![] };
+        let plan_of = |files: &ModelFiles, steps: &Self| {
+            let dry = device.dry_run_within(u64::MAX / 2);
+            plan(&dry, files, dtype, &steps.options, &steps.request, steps.ways)
+        };
+        if let Some(format) = &taken.fewer_bits {
+            let mut as_stored = files.clone();
+            as_stored.quantize(None);
+            steps.plans.push((String::new(), plan_of(&as_stored, &steps)?));
+            steps.plans.push((format!("weights in {format}"), plan_of(files, &steps)?));
+        } else {
+            steps.plans.push((String::new(), plan_of(files, &steps)?));
+        }
         let mut add = |rung: String, change: &mut dyn FnMut(&mut Self)| {
             change(&mut steps);
-            let dry = device.dry_run_within(u64::MAX / 2);
-            let Self { options, request, ways, .. } = &steps;
-            let plan = plan(&dry, files, dtype, options, request, *ways)?;
+            let plan = plan_of(files, &steps)?;
             steps.plans.push((rung, plan));
             Ok::<_, crate::Error>(())
         };
-        add(String::new(), &mut |_| {})?;
         for &component in &options.offload {
             let rung = match options.resident_permille.get(&component) {
                 None => format!("weights of the {component} on the host"),

@@ -16,6 +16,7 @@
 pub mod noise;
 pub mod scheduler;
 
+mod fewer_bits;
 mod ladder;
 mod layout;
 mod load;

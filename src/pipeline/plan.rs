@@ -34,6 +34,9 @@ pub struct Plan {
     pub vae_tile: Option<usize>,
     /// Whether these tiles are blended.
     pub vae_blended: bool,
+    /// The format that weights are held in for want of memory, if they are:
+    /// [`LoadOptions::fitted_in_fewer_bits`].
+    pub fewer_bits: Option<String>,
     /// What is done for want of memory, in this order.
     pub rungs: Vec<Rung>,
     /// What the model's weights hold on the device, in bytes.
@@ -104,6 +107,7 @@ pub(super) fn plan(
         calls,
         vae_tile,
         vae_blended,
+        fewer_bits: None,
         rungs,
         weight_bytes,
         offloaded: options.offload.iter().copied().collect(),
@@ -142,6 +146,9 @@ impl fmt::Display for Plan {
         let [width, height] = self.size;
         writeln!(f, "device            {}", self.device)?;
         writeln!(f, "picture           {width}x{height}, {}", self.dtype)?;
+        if let Some(format) = &self.fewer_bits {
+            writeln!(f, "less memory       weights in {format}")?;
+        }
         for rung in &self.rungs {
             writeln!(f, "less memory       {rung}")?;
         }

@@ -41,7 +41,7 @@ pub enum Variant {
 }
 
 /// One component of a model.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Component<C> {
     /// What it is.
     pub config: C,
@@ -59,8 +59,8 @@ pub struct SchedulerFile {
 }
 
 /// Everything that a Stable Diffusion 1.x or 2.x model is made of, opened and checked against
-/// each other. Weights are mapped, not read.
-#[derive(Debug)]
+/// each other. Weights are mapped, not read; cloning shares them.
+#[derive(Clone, Debug)]
 pub struct ModelFiles {
     /// The folder's or the file's name, without its ending.
     pub name: String,
@@ -129,10 +129,15 @@ impl ModelFiles {
     }
 
     /// Has devices hold the weights of all components in few bits: see [`Checkpoint::quantize`].
-    pub fn quantize(&mut self, format: Format) {
+    pub fn quantize(&mut self, format: Option<Format>) {
         self.text_encoder.weights.quantize(format);
         self.unet.weights.quantize(format);
         self.vae.weights.quantize(format);
+    }
+
+    /// What [`ModelFiles::quantize`] was given.
+    pub fn format(&self) -> Option<Format> {
+        self.unet.weights.quantized()
     }
 
     /// The size of all weights as they are stored.
