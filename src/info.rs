@@ -41,6 +41,9 @@ pub struct DeviceInfo {
     pub max_work_group: usize,
     /// f32 lanes of one vector instruction; 1 where work-items are the lanes.
     pub vector_width: u32,
+    /// Whether its compiler multiplies fragments of f16 by matrix units, as
+    /// [`Words`](crate::backend::words::Words) found when the device was opened; false before.
+    pub matrix_units: bool,
     /// The PCI address where known, by which one card seen through two drivers is told.
     pub pci_address: Option<String>,
 }

@@ -46,7 +46,8 @@
 //!
 //! - Activations are **channels last**: `[N, H, W, C]`, tokens `[N, L, C]`. Files and pictures keep
 //!   the ecosystem's order; the conversion stands at that border alone.
-//! - **Storage** is f32 or f16, of weights also blocks of few bits; **arithmetic** is f32. Masks are large finite values: kernels never
+//! - **Storage** is f32 or f16, of weights also blocks of few bits; **arithmetic** is f32, but that
+//!   matrix units multiply f16 that is stored as such, and sum in f32. Masks are large finite values: kernels never
 //!   rely on infinities or NaN.
 //! - Each kernel has a **definition** in plain Rust that accumulates in f64. Every device agrees
 //!   with it, within a tolerance that its test derives, or is wrong.
@@ -70,6 +71,8 @@
 //! | device | an opened GPU, or the host |
 //! | backend | the implementation behind a device |
 //! | work-item, work-group, local memory, compute unit | as OpenCL has them |
+//! | word | a function that kernels are written in, and compilers may have instructions for |
+//! | fragment; team | 16 outputs or rows by 16 terms of f16; the work-items that hold and multiply them together, on a matrix unit where there is one |
 //! | kernel; program | an entry point in `kernels/`; a compiled one |
 //! | op; layer | checks, plans, launches; an op with its weights |
 //! | definition; fast path | a kernel in plain Rust; its quick twin on the CPU |

@@ -32,11 +32,13 @@ fn entries() -> Vec<DeviceEntry> {
     entries
 }
 
-/// A device that runs what GPUs run, and on which two work-groups at once are enough.
+/// A device that runs what GPUs run, by matrix units where elements are f16, and on which two
+/// work-groups at once are enough.
 fn as_gpu(entry: &DeviceEntry, options: &DeviceOptions) -> Device {
     let inner = entry.open().unwrap();
-    let (kind, vector_width, compute_units) = (DeviceKind::Gpu, 1, 2);
-    let info = DeviceInfo { kind, vector_width, compute_units, ..inner.info().clone() };
+    let (kind, matrix_units) = (DeviceKind::Gpu, true);
+    let (vector_width, compute_units, info) = (1, 2, inner.info().clone());
+    let info = DeviceInfo { kind, vector_width, compute_units, matrix_units, ..info };
     let device = Device::new(Arc::new(Claiming::new(inner, info)), options);
     device.profile().set_enabled(true);
     device

@@ -69,6 +69,11 @@ const KERNELS: &[Kernel] = &[
         fast: Some(attention::fast),
     },
     Kernel {
+        name: "attention_matrix",
+        definition: attention::definition,
+        fast: Some(attention::fast),
+    },
+    Kernel {
         name: "attention_register",
         definition: attention::definition,
         fast: Some(attention::fast),
@@ -89,6 +94,7 @@ const KERNELS: &[Kernel] = &[
     Kernel { name: "gaussian_sample", definition: gaussian_sample::definition, fast: None },
     Kernel { name: "geglu", definition: geglu::definition, fast: Some(geglu::fast) },
     Kernel { name: "gemm_local", definition: gemm::definition, fast: Some(gemm::fast) },
+    Kernel { name: "gemm_matrix", definition: gemm::definition, fast: Some(gemm::fast) },
     Kernel { name: "gemm_merge", definition: gemm_merge::definition, fast: None },
     Kernel { name: "gemm_register", definition: gemm::definition, fast: Some(gemm::fast) },
     Kernel { name: "gemm_split", definition: gemm_split::definition, fast: None },
@@ -216,6 +222,7 @@ fn host_info() -> DeviceInfo {
         local_memory_is_fast: false,
         max_work_group: 4096,
         vector_width: vector_math::level().lanes(),
+        matrix_units: false,
         pci_address: None,
     }
 }

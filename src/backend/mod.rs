@@ -32,6 +32,7 @@ pub mod comgr;
 pub mod cpu;
 pub mod opencl;
 pub mod record;
+pub mod words;
 
 /// One device behind one driver.
 pub trait Backend: Send + Sync + Debug {

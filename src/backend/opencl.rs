@@ -19,6 +19,7 @@ use cl3::memory::{CL_BUFFER_CREATE_TYPE_REGION, CL_MEM_READ_WRITE};
 use cl3::program::{CL_PROGRAM_BINARIES, CL_PROGRAM_BUILD_LOG};
 use cl3::types::{CL_TRUE, cl_buffer_region, cl_mem};
 
+use super::words::Words;
 use super::{
     Backend, Buffer, CopyRegion, Launch, LaunchLimit, NoTime, Program, ProgramSource, Timer,
     Transfer,
@@ -31,6 +32,7 @@ mod info;
 mod launches;
 mod parts;
 mod transfers;
+mod trials;
 
 use handle::{
     ClKernel, ClProgram, ClTimer, Context, Event, Memory, Queue, described, failed,
@@ -51,6 +53,7 @@ pub struct OpenCl {
     context: Arc<Context>,
     device: info::DeviceId,
     info: DeviceInfo,
+    words: Arc<Words>,
     has_clock: bool,
     unflushed: Arc<AtomicU32>,
     /// For how long a launch may run: see [`Backend::limited`].
@@ -83,8 +86,15 @@ impl OpenCl {
         let has_clock = resolution.is_ok_and(|resolution| usize::from(resolution) > 0);
         let queue = || Queue::create(&context, device.0, has_clock);
         let (queue, transfers) = (Arc::new(queue()?), Arc::new(Transfers::new(queue()?)));
-        let (info, unflushed) = (found.info.clone(), Arc::default());
-        Ok(Self { transfers, queue, context, device, info, has_clock, unflushed, limit: None })
+        let words = trials::words(&context, device);
+        let info = DeviceInfo { matrix_units: words.matrix_units(), ..found.info.clone() };
+        let (unflushed, limit) = (Arc::default(), None);
+        Ok(Self { transfers, queue, context, device, info, words, has_clock, unflushed, limit })
+    }
+
+    /// The words that its compiler has instructions for.
+    pub fn words(&self) -> &Words {
+        &self.words
     }
 
     /// Whether a program's launches are cut where they would take too long.
@@ -338,6 +348,7 @@ impl Backend for OpenCl {
         if self.info.platform.starts_with("Portable Computing Language") {
             options.push_str(" -D HAS_BUILTIN_PREFETCH");
         }
+        options.push_str(&self.words.option());
         // Tells such a program from the other: the lines before its source are in no hash of it.
         if self.cuts(source) {
             options.push_str(" -D LAUNCHED_IN_PARTS");
@@ -346,9 +357,10 @@ impl Backend for OpenCl {
     }
 
     fn build(&self, source: &ProgramSource) -> Result<Program> {
+        let text = self.words.added_to(source.source);
         let text = match self.cuts(source) {
-            true => Cow::Owned([parts::GROUPS_FROM_OFFSET, source.source].concat()),
-            false => Cow::Borrowed(source.source),
+            true => Cow::Owned([parts::GROUPS_FROM_OFFSET, &*text].concat()),
+            false => text,
         };
         // One text: cl3 0.13 passes a wrong address for the second of several.
         let program = cl3::program::create_program_with_source(self.context.raw(), &[&text]);

@@ -8,7 +8,7 @@ use crate::{Error, Result};
 /// number; 0 where they are stored as x is.
 pub const CASE: Case = Case {
     op: "gemm",
-    kernels: &["gemm_local", "gemm_register"],
+    kernels: &["gemm_local", "gemm_matrix", "gemm_register"],
     sizes: &[("rows", 1024), ("outputs", 640), ("inputs", 640), ("columns", 0), ("format", 0)],
     prepare: |inputs| prepare_both(inputs, ops::gemm),
 };

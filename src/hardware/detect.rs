@@ -201,6 +201,7 @@ mod tests {
             platform: platform.to_owned(),
             driver: driver.to_owned(),
             kind,
+            matrix_units: false,
             pci_address: pci_address.map(str::to_owned),
             ..Cpu::new().info().clone()
         };

@@ -84,6 +84,7 @@ mod tests {
             kind: DeviceKind::Gpu,
             vendor: vendor.to_owned(),
             memory_bytes: 8 << 30,
+            matrix_units: false,
             pci_address: pci_address.map(str::to_owned),
             ..Cpu::new().info().clone()
         }

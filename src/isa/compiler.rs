@@ -1,10 +1,13 @@
 //! Who compiles: comgr where a library of that name opens, else clang.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 
 use crate::backend::ProgramSource;
 use crate::backend::comgr::Comgr;
+use crate::backend::words::{TRIAL, Words};
 use crate::isa::Target;
 use crate::{DType, Error, Result};
 
@@ -13,6 +16,8 @@ use crate::{DType, Error, Result};
 pub struct Compiler {
     name: String,
     way: Way,
+    /// What it has words for, by target.
+    words: Mutex<HashMap<&'static str, Arc<Words>>>,
 }
 
 #[derive(Debug)]
@@ -48,7 +53,7 @@ impl Compiler {
             && let Some(comgr) = Comgr::open()?
         {
             let name = format!("comgr {}", comgr.version());
-            return Ok(Self { name, way: Way::Comgr(comgr) });
+            return Ok(Self { name, way: Way::Comgr(comgr), words: Mutex::default() });
         }
         let bitcode = BITCODE.map(Path::new).into_iter().find(|folder| {
             ["opencl.bc", "ocml.bc", "ockl.bc"].iter().all(|name| folder.join(name).exists())
@@ -57,7 +62,8 @@ impl Compiler {
             && let Some(bitcode) = bitcode
             && let Some((program, name)) = CLANGS.iter().find_map(|program| clang(program))
         {
-            return Ok(Self { name, way: Way::Clang(program, bitcode.to_owned()) });
+            let way = Way::Clang(program, bitcode.to_owned());
+            return Ok(Self { name, way, words: Mutex::default() });
         }
         let detail = "no compiler: install libamd-comgr2 (in ROCm, comgr), or clang-15 and \
                       rocm-device-libs";
@@ -69,11 +75,45 @@ impl Compiler {
         &self.name
     }
 
-    /// A kernel's assembly for a target, or the compiler's log.
+    /// Whether it compiles for a target.
+    #[cfg(test)]
+    pub(super) fn knows(&self, target: &Target) -> bool {
+        let (kernel, dtype, parameters) = ("k", DType::F16, Vec::new());
+        let source = ProgramSource { kernel, dtype, parameters, source: "" };
+        self.assembly_of(target, &source, "__kernel void k() {}").is_ok()
+    }
+
+    /// The words that it has instructions for on a target, by trials the first time.
+    pub fn words(&self, target: &Target) -> Arc<Words> {
+        // Every change is complete before anything can panic.
+        let mut known = self.words.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let of_target = known.entry(target.name).or_insert_with(|| {
+            let (kernel, dtype, parameters) = (TRIAL, DType::F16, Vec::new());
+            let source = ProgramSource { kernel, dtype, parameters, source: "" };
+            let label = format!("\n{TRIAL}:");
+            Arc::new(Words::find(|text| {
+                self.assembly_of(target, &source, text).is_ok_and(|text| text.contains(&label))
+            }))
+        });
+        Arc::clone(of_target)
+    }
+
+    /// A kernel's assembly for a target, with the words that are found there, or the compiler's log.
     pub(super) fn assembly(
         &self,
         target: &Target,
         source: &ProgramSource,
+    ) -> std::result::Result<String, String> {
+        let text = self.words(target).added_to(source.source).into_owned();
+        self.assembly_of(target, source, &text)
+    }
+
+    /// The same of another text.
+    fn assembly_of(
+        &self,
+        target: &Target,
+        source: &ProgramSource,
+        text: &str,
     ) -> std::result::Result<String, String> {
         let mut options = vec!["-cl-fast-relaxed-math".to_owned(), "-O3".to_owned()];
         let dtype = match source.dtype {
@@ -83,10 +123,8 @@ impl Compiler {
         options.push(format!("-D{dtype}"));
         options.extend(source.parameters.iter().map(|(name, value)| format!("-D{name}={value}")));
         match &self.way {
-            Way::Comgr(comgr) => comgr.assembly(target.name, source.source, &options),
-            Way::Clang(program, bitcode) => {
-                run_clang(program, bitcode, target, source.source, &options)
-            }
+            Way::Comgr(comgr) => comgr.assembly(target.name, text, &options),
+            Way::Clang(program, bitcode) => run_clang(program, bitcode, target, text, &options),
         }
     }
 }

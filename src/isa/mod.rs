@@ -85,9 +85,9 @@ impl Report {
         let hottest = loops
             .iter()
             .map(|blocks| model::HotLoop::new(target, &assembly, blocks, waves))
-            .filter(|hot| hot.fma > 0)
+            .filter(|hot| hot.matrix > 0 || hot.fma > 0)
             // Of equals the last, which a tail after the main loop never is by its size.
-            .max_by_key(|hot| hot.fma);
+            .max_by_key(|hot| (hot.matrix, hot.fma));
         let facts = assembly.facts;
         Ok(Self {
             kernel: kernel.name,
@@ -103,5 +103,67 @@ impl Report {
             waves,
             hottest,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The report of a kernel for f16, its defaults but for these values.
+    fn report(
+        compiler: &Compiler,
+        target: &Target,
+        kernel: &str,
+        values: &[(&'static str, u32)],
+    ) -> (Report, Configuration) {
+        let kernel = Kernel::find(kernel).unwrap();
+        let mut configuration = Configuration::defaults(kernel.parameters);
+        assert!(values.iter().all(|(name, value)| configuration.set(name, *value)));
+        let report = Report::new(compiler, target, kernel, DType::F16, &configuration).unwrap();
+        let why = format!("{}: {report:?}", target.name);
+        assert_eq!((report.vgpr_spills, report.scratch_bytes), (0, 0), "{why}");
+        assert!(report.local_bytes <= 32 << 10 && report.waves > 0, "{why}");
+        (report, configuration)
+    }
+
+    #[test]
+    fn kernels_for_matrix_units_have_their_instructions_in_the_hottest_loop() {
+        // Debian's comgr knows but two of the chips.
+        let Ok(compiler) = Compiler::find(Some("clang")) else {
+            return eprintln!(
+                "no clang for AMD's chips: kernels for matrix units are not looked at"
+            );
+        };
+        for target in TARGETS.iter().filter(|target| target.matrix_rate > 0) {
+            let name = target.name;
+            if !compiler.knows(target) {
+                eprintln!("{name} is not looked at: {} does not know it", compiler.name());
+                continue;
+            }
+            assert!(compiler.words(target).matrix_units(), "{name}");
+            for values in [
+                &[("TILE_M", 128), ("TILE_N", 128), ("WG_SIZE", 256)][..],
+                &[("TILE_M", 32), ("TILE_N", 32), ("TEAM_N", 32), ("WG_SIZE", 64)],
+                // q4_k: decoded on the way.
+                &[("FORMAT", 12)],
+            ] {
+                let (report, configuration) = report(&compiler, target, "gemm_matrix", values);
+                let [rows, outputs, terms, items] =
+                    ["TILE_M", "TILE_N", "TILE_K", "WG_SIZE"].map(|name| configuration.get(name));
+                let products = rows * outputs * terms / (items / target.wave);
+                let hottest = report.hottest.as_ref().expect("it has a loop");
+                assert_eq!(hottest.matrix, products / 4096, "{name}: {report:?}");
+            }
+            for values in [&[][..], &[("HEAD_WIDTH", 160), ("QUERIES", 32), ("KEYS", 32)]] {
+                let (report, configuration) = report(&compiler, target, "attention_matrix", values);
+                let [width, queries, keys] =
+                    ["HEAD_WIDTH", "QUERIES", "KEYS"].map(|name| configuration.get(name));
+                // Of keys, then of values.
+                let products = 2 * width * queries * keys / (2 * queries / target.wave);
+                let hottest = report.hottest.as_ref().expect("it has a loop");
+                assert_eq!(hottest.matrix, products / 4096, "{name}: {report:?}");
+            }
+        }
     }
 }

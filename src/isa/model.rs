@@ -13,9 +13,14 @@
 //! - **Global memory.** Likewise through the first cache, as if every load hit it; an instruction
 //!   takes at least a cycle for 16 lanes.
 //!
-//! The slowest of the three binds. The bound is the time of the multiply-adds alone over that
+//! - **Matrix units.** An instruction for them takes as long as its products do at their peak. On
+//!   gfx90a and gfx942 other vector instructions issue beside them, from other waves; on gfx1100 and
+//!   gfx1201 they do not.
+//!
+//! The slowest of the four binds. The bound is the time of the multiply-adds alone over that
 //! time; the peak is one multiply-add a lane and instruction, so packed and paired instructions
-//! may reach twice that. Every block of a loop counts once: code that is only sometimes executed
+//! may reach twice that. Of a loop with instructions for matrix units, it is their time over that
+//! time, a share of their peak. Every block of a loop counts once: code that is only sometimes executed
 //! makes the bound lower than it is, never higher. Latency, barriers and caches are not in it.
 
 use std::collections::BTreeMap;
@@ -34,6 +39,8 @@ pub struct HotLoop {
     pub vector: u32,
     /// Multiply-adds of f32.
     pub fma: u32,
+    /// Instructions for matrix units.
+    pub matrix: u32,
     /// Multiply-adds among vector instructions.
     pub fma_share: f64,
     /// Local loads by their width in bytes.
@@ -46,13 +53,15 @@ pub struct HotLoop {
     pub global_stores: BTreeMap<u32, u32>,
     /// The share of peak that the loop could reach.
     pub bound: f64,
-    /// What binds: `issue`, `local` or `global`.
+    /// What binds: `issue`, `local`, `global` or `matrix`.
     pub binds: &'static str,
 }
 
 enum Kind {
     /// What it counts in vector instructions' time, and its multiply-adds.
     Vector(u32, u32),
+    /// A matrix unit's, with the multiply-adds of a wave.
+    Matrix(u32),
     LocalLoad(u32),
     LocalStore(u32),
     GlobalLoad(u32),
@@ -63,7 +72,7 @@ enum Kind {
 impl HotLoop {
     pub(super) fn new(target: &Target, assembly: &Assembly, blocks: &[usize], waves: u32) -> Self {
         let mut hot = Self::default();
-        let mut vector_time = 0;
+        let (mut vector_time, mut products) = (0, 0);
         let instructions = blocks.iter().flat_map(|&block| &assembly.blocks[block].instructions);
         for instruction in instructions {
             hot.instructions += 1;
@@ -76,6 +85,11 @@ impl HotLoop {
                     hot.vector += 1;
                     hot.fma += fma;
                 }
+                Kind::Matrix(fma) => {
+                    products += fma;
+                    hot.vector += 1;
+                    hot.matrix += 1;
+                }
                 Kind::LocalLoad(bytes) => count(|hot| &mut hot.local_loads, bytes),
                 Kind::LocalStore(bytes) => count(|hot| &mut hot.local_stores, bytes),
                 Kind::GlobalLoad(bytes) => count(|hot| &mut hot.global_loads, bytes),
@@ -86,15 +100,17 @@ impl HotLoop {
         if hot.vector > 0 {
             hot.fma_share = f64::from(hot.fma) / f64::from(hot.vector);
         }
-        hot.bind(target, vector_time, waves);
+        hot.bind(target, vector_time, products, waves);
         hot
     }
 
     /// Cycles of a SIMD, by each limit; the largest binds.
-    fn bind(&mut self, target: &Target, vector_time: u32, waves: u32) {
+    fn bind(&mut self, target: &Target, vector_time: u32, products: u32, waves: u32) {
         let cycles = f64::from(target.cycles);
         let in_turn = f64::from(self.instructions) / f64::from(waves.max(1));
-        let issue = cycles * f64::from(vector_time).max(in_turn);
+        let matrix = f64::from(products) / f64::from(target.matrix_rate.max(1));
+        let beside = if target.matrix_beside_vector { 0.0 } else { matrix };
+        let issue = (cycles * f64::from(vector_time) + beside).max(cycles * in_turn);
         let bytes = |lists: [&BTreeMap<u32, u32>; 2]| {
             let sum = lists.into_iter().flatten().map(|(bytes, count)| bytes * count);
             f64::from(sum.sum::<u32>()) * f64::from(target.wave)
@@ -104,17 +120,21 @@ impl HotLoop {
             / f64::from(target.local_bytes_per_cycle);
         let global = simds * bytes([&self.global_loads, &self.global_stores])
             / f64::from(target.global_bytes_per_cycle);
-        let limits = [("issue", issue), ("local", local), ("global", global)];
+        let limits = [("issue", issue), ("local", local), ("global", global), ("matrix", matrix)];
         let (binds, slowest) =
-            limits.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).expect("there are three");
+            limits.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).expect("there are four");
         self.binds = binds;
         if slowest > 0.0 {
-            self.bound = cycles * f64::from(self.fma) / slowest;
+            let work = if products > 0 { matrix } else { cycles * f64::from(self.fma) };
+            self.bound = work / slowest;
         }
     }
 }
 
 fn kind(instruction: &str) -> Kind {
+    if instruction.starts_with("v_wmma_") || instruction.starts_with("v_mfma_") {
+        return Kind::Matrix(products(instruction));
+    }
     if instruction.starts_with("v_") {
         let fma = instruction.split("::").map(|part| fmas(part.trim())).sum();
         return Kind::Vector(time(instruction), fma);
@@ -135,6 +155,17 @@ fn kind(instruction: &str) -> Kind {
         }
         _ => Kind::Other,
     }
+}
+
+/// Multiply-adds of a wave by an instruction such as `v_mfma_f32_16x16x16f16`.
+fn products(instruction: &str) -> u32 {
+    let sizes = instruction.split('_').find(|part| part.split('x').count() == 3).unwrap_or("");
+    let size = |part: &str| {
+        part.bytes()
+            .take_while(u8::is_ascii_digit)
+            .fold(0u32, |size, digit| size * 10 + u32::from(digit - b'0'))
+    };
+    sizes.split('x').map(size).product()
 }
 
 /// Multiply-adds of f32 that a lane gets from one instruction.
@@ -240,6 +271,24 @@ mod tests {
     }
 
     #[test]
+    fn matrix_units_bind_where_the_rest_issues_beside_them() {
+        let text = SMALL.replace("\tv_mac_f32_e32", "\tv_mfma_f32_16x16x16_f16");
+        let assembly = Assembly::parse(&text, "small").unwrap();
+        let hot = |target: Target| HotLoop::new(&target, &assembly, &[2], 2);
+        let chip = *Target::find("gfx90a").unwrap();
+        let beside = hot(chip);
+        let cycles = f64::from(beside.matrix) * 32.0;
+        assert!(beside.matrix > 0);
+        // Local memory takes 64 cycles, as of multiply-adds.
+        assert_eq!((beside.binds, beside.bound), ("matrix", 1.0));
+        let mut other = chip;
+        other.matrix_beside_vector = false;
+        let alone = hot(other);
+        let vector = f64::from(4 * (alone.vector - alone.matrix));
+        assert_eq!((alone.binds, alone.bound), ("issue", cycles / (cycles + vector)));
+    }
+
+    #[test]
     fn instructions_count_as_what_they_are() {
         let vector = |instruction| match kind(instruction) {
             Kind::Vector(time, fma) => (time, fma),
@@ -251,6 +300,13 @@ mod tests {
         assert_eq!(vector("v_dual_fmac_f32 v0, v1, v2 :: v_dual_fmac_f32 v3, v4, v5"), (1, 2));
         assert_eq!(vector("v_dual_fmac_f32 v0, v1, v2 :: v_dual_mul_f32 v3, v4, v5"), (1, 1));
         assert_eq!(vector("v_mul_lo_u32"), (4, 0));
+        for (instruction, expected) in [
+            ("v_wmma_f32_16x16x16_f16", 4096),
+            ("v_mfma_f32_16x16x16f16", 4096),
+            ("v_mfma_f32_32x32x8_f16", 8192),
+        ] {
+            assert!(matches!(kind(instruction), Kind::Matrix(got) if got == expected));
+        }
         assert_eq!(vector("v_fma_f64"), (16, 0));
         let bytes = [
             ("ds_read_b32", 4),

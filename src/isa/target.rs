@@ -27,6 +27,10 @@ pub struct Target {
     pub local_bytes_per_cycle: u32,
     /// Bytes that the first cache moves in a cycle.
     pub global_bytes_per_cycle: u32,
+    /// Products of f16 that a SIMD's matrix unit adds up in a cycle; 0 where it has none.
+    pub matrix_rate: u32,
+    /// Whether other vector instructions issue while it does.
+    pub matrix_beside_vector: bool,
     /// Compute units of the best-known card with this chip.
     pub units: u32,
     /// Local memory that a work-group may take.
@@ -45,11 +49,23 @@ const GCN: Target = Target {
     local_bytes: 64 << 10,
     local_bytes_per_cycle: 128,
     global_bytes_per_cycle: 64,
+    matrix_rate: 0,
+    matrix_beside_vector: true,
     units: 36,
     group_local_bytes: 32 << 10,
 };
 
 const VEGA: Target = Target { name: "gfx900", units: 64, group_local_bytes: 64 << 10, ..GCN };
+
+const CDNA: Target = Target {
+    name: "gfx90a",
+    most_waves: 8,
+    vgprs: 512,
+    vgpr_granule: 8,
+    matrix_rate: 128,
+    units: 104,
+    ..VEGA
+};
 
 const RDNA: Target = Target {
     name: "gfx1030",
@@ -61,19 +77,23 @@ const RDNA: Target = Target {
     vgpr_granule: 16,
     sgprs: 0,
     global_bytes_per_cycle: 128,
+    matrix_beside_vector: false,
     units: 72,
     ..VEGA
 };
 
+const RDNA3: Target = Target { vgprs: 1536, vgpr_granule: 24, ..RDNA };
+
 /// Every chip, the oldest first.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     GCN,
     VEGA,
     Target { name: "gfx906", units: 60, ..VEGA },
-    Target { name: "gfx90a", most_waves: 8, vgprs: 512, vgpr_granule: 8, units: 104, ..VEGA },
+    CDNA,
+    Target { name: "gfx942", matrix_rate: 256, units: 304, ..CDNA },
     RDNA,
-    Target { name: "gfx1100", vgprs: 1536, vgpr_granule: 24, units: 96, ..RDNA },
-    Target { name: "gfx1201", vgprs: 1536, vgpr_granule: 24, units: 64, ..RDNA },
+    Target { name: "gfx1100", matrix_rate: 128, units: 96, ..RDNA3 },
+    Target { name: "gfx1201", matrix_rate: 256, units: 64, ..RDNA3 },
 ];
 
 /// Scalar registers are dealt out in sixteens, local memory in 512 bytes.
@@ -107,7 +127,8 @@ impl Target {
     }
 
     /// A card with this chip as its driver would describe it, for what is decided where there is
-    /// none: an RX 580, RX Vega 64, Radeon VII, MI210, RX 6800 XT, RX 7900 XTX or RX 9070 XT.
+    /// none: an RX 580, RX Vega 64, Radeon VII, MI210, MI300X, RX 6800 XT, RX 7900 XTX or
+    /// RX 9070 XT.
     pub fn card(&self) -> DeviceInfo {
         DeviceInfo {
             backend: "opencl",
@@ -123,6 +144,7 @@ impl Target {
             local_memory_is_fast: true,
             max_work_group: 256,
             vector_width: 1,
+            matrix_units: self.matrix_rate > 0,
             pci_address: None,
         }
     }
@@ -169,6 +191,6 @@ mod tests {
     #[test]
     fn a_chip_has_the_number_of_its_name() {
         let numbers = TARGETS.map(|target| target.isa_version());
-        assert_eq!(numbers, [8003, 9000, 9006, 9010, 10300, 11000, 12001]);
+        assert_eq!(numbers, [8003, 9000, 9006, 9010, 9402, 10300, 11000, 12001]);
     }
 }

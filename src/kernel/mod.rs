@@ -7,6 +7,7 @@ mod space;
 pub use cache::{ProgramCache, ProgramStats};
 pub use space::{Configuration, Constraint, Parameter};
 
+use crate::DType;
 use crate::info::DeviceInfo;
 
 /// A kernel of `kernels/`, before it is specialised.
@@ -87,6 +88,34 @@ pub const KERNELS: &[Kernel] = &[
         parameters: &[given("HEAD_WIDTH", 64), tuned("QUERIES", 64, &[32, 64])],
         constraints: &[],
         source: source!("attention_local.cl"),
+    },
+    Kernel {
+        name: "attention_matrix",
+        summary: "attention by fragments of f16 that teams of work-items share",
+        parameters: &[
+            given("HEAD_WIDTH", 64),
+            tuned("QUERIES", 64, &[32, 64]),
+            tuned("KEYS", 64, &[32, 64]),
+        ],
+        constraints: &[
+            Constraint {
+                text: "the work-group fits the device",
+                holds: |values, info| 2 * values.size("QUERIES") <= info.max_work_group.min(256),
+            },
+            Constraint {
+                text: "the tiles fit local memory",
+                holds: |values, info| {
+                    let width = values.size("HEAD_WIDTH").next_multiple_of(16);
+                    let (queries, keys) = (values.size("QUERIES"), values.size("KEYS"));
+                    let tile = (keys * (width + 8)).max(width * (keys + 8));
+                    let halves = queries * (width + 8) + tile + queries * (keys + 8);
+                    // Two floats of each work-item at most.
+                    let bytes = 2 * halves + 4 * 2 * 2 * queries;
+                    bytes as u64 <= info.local_memory_bytes.min(32 << 10)
+                },
+            },
+        ],
+        source: source!("attention_matrix.cl", "matrix.h"),
     },
     Kernel {
         name: "attention_register",
@@ -187,6 +216,13 @@ pub const KERNELS: &[Kernel] = &[
         parameters: LOCAL_TILES,
         constraints: LOCAL_CONSTRAINTS,
         source: source!(weights, "gemm_local.cl", "local_tile.h"),
+    },
+    Kernel {
+        name: "gemm_matrix",
+        summary: "multiplies matrices of f16, teams of work-items sharing fragments",
+        parameters: MATRIX_TILES,
+        constraints: MATRIX_CONSTRAINTS,
+        source: source!(weights, "gemm_matrix.cl", "matrix.h", "matrix_tile.h"),
     },
     Kernel {
         name: "gemm_merge",
@@ -439,6 +475,59 @@ fn local_items(values: &Configuration) -> usize {
         * (values.size("TILE_N") / values.size("ITEM_N"))
 }
 
+/// Of products by fragments.
+const MATRIX_TILES: &[Parameter] = &[
+    FORMAT,
+    tuned("TILE_M", 64, &[32, 64, 128]),
+    tuned("TILE_N", 128, &[32, 64, 128]),
+    tuned("TILE_K", 32, &[16, 32, 64]),
+    tuned("TEAM_N", 64, &[32, 64]),
+    tuned("WG_SIZE", 128, &[64, 128, 256]),
+];
+
+/// Whatever a team of work-items is, 32 or 64.
+const MATRIX_CONSTRAINTS: &[Constraint] = &[
+    Constraint {
+        text: "the work-group fits the device",
+        holds: |values, info| values.size("WG_SIZE") <= info.max_work_group.min(256),
+    },
+    Constraint {
+        text: "teams of 32 and of 64 divide the tile and hold whole fragments",
+        holds: |values, _| {
+            let teams_n = values.size("TILE_N") / values.size("TEAM_N");
+            [32, 64].into_iter().all(|team| {
+                let teams_m = values.size("WG_SIZE") / (team * teams_n.max(1));
+                teams_m > 0
+                    && values.size("WG_SIZE") == team * teams_n * teams_m
+                    && values.size("TILE_N").is_multiple_of(values.size("TEAM_N"))
+                    && values.size("TILE_M").is_multiple_of(teams_m * 16)
+            })
+        },
+    },
+    Constraint {
+        text: "the work-group divides the loads",
+        holds: |values, _| {
+            let (depth, items) = (values.size("TILE_K"), values.size("WG_SIZE"));
+            (values.size("TILE_M") * depth / 8).is_multiple_of(items)
+                && (values.size("TILE_N") * depth / 16).is_multiple_of(items)
+        },
+    },
+    Constraint {
+        text: "a work-item has registers for its sums",
+        holds: |values, _| {
+            values.size("TILE_M") * values.size("TILE_N") <= 64 * values.size("WG_SIZE")
+        },
+    },
+    Constraint {
+        text: "the tiles fit local memory",
+        holds: |values, info| {
+            let halves =
+                (values.size("TILE_M") + values.size("TILE_N")) * (values.size("TILE_K") + 8);
+            2 * halves as u64 <= info.local_memory_bytes.min(32 << 10)
+        },
+    },
+];
+
 /// Of products by tiles in registers.
 const REGISTER_TILES: &[Parameter] = &[
     tuned("VECTOR", 16, &[4, 8, 16]),
@@ -498,6 +587,11 @@ impl Kernel {
     /// The kernel of that name.
     pub fn find(name: &str) -> Option<&'static Kernel> {
         KERNELS.iter().find(|kernel| kernel.name == name)
+    }
+
+    /// Whether it is for elements that are stored so: fragments are of f16.
+    pub fn takes(&self, dtype: DType) -> bool {
+        dtype == DType::F16 || !self.name.ends_with("_matrix")
     }
 
     /// The whole OpenCL C of a kernel of the same name and arguments whose file is `text`: behind

@@ -44,7 +44,7 @@ pub struct Attention {
     pub causal: bool,
 }
 
-/// The sizes that decide how attention is computed.
+/// What decides how attention is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// Columns of one head.
@@ -53,6 +53,8 @@ pub struct Problem {
     pub queries: usize,
     /// Heads of all samples.
     pub heads: usize,
+    /// How queries, keys and values are stored.
+    pub dtype: DType,
 }
 
 /// How attention is computed, with the values of the kernel's parameters.
@@ -74,10 +76,19 @@ pub enum Algorithm {
         /// Queries of a work-group.
         queries: u32,
     },
+    /// The same by fragments of f16, on a device that has matrix units for them.
+    Matrix {
+        /// Queries of a work-group.
+        queries: u32,
+        /// Keys in a tile.
+        keys: u32,
+    },
 }
 
 /// Work-items in a work-group of `attention_local`.
 const LOCAL_ITEMS: usize = 256;
+/// The widest head whose sums `attention_matrix` holds in registers.
+const MAX_MATRIX_WIDTH: usize = 160;
 /// Floats that a work-item's queries and sums are to take at most: half of a core's second cache.
 const CACHED_FLOATS: usize = 128 << 10;
 
@@ -86,7 +97,15 @@ const CACHED_FLOATS: usize = 128 << 10;
 /// Tiles are as large as leaves them in the caches or in registers: fewer keys, or fewer queries,
 /// where heads are wide.
 pub fn plan(problem: &Problem, info: &DeviceInfo) -> Algorithm {
-    let &Problem { head_width, queries, heads } = problem;
+    let &Problem { head_width, queries, heads, dtype } = problem;
+    if info.matrix_units && dtype == DType::F16 && head_width <= MAX_MATRIX_WIDTH {
+        // What fits 32 KiB of local memory.
+        return match head_width {
+            ..=64 => Algorithm::Matrix { queries: 64, keys: 64 },
+            65..=80 => Algorithm::Matrix { queries: 64, keys: 32 },
+            _ => Algorithm::Matrix { queries: 32, keys: 32 },
+        };
+    }
     if !info.prefers_register_tiles() {
         return Algorithm::Local { queries: if head_width <= 160 { 64 } else { 32 } };
     }
@@ -129,7 +148,8 @@ pub fn plan(problem: &Problem, info: &DeviceInfo) -> Algorithm {
 /// # Precision
 ///
 /// Scores and sums are f32 for every element type; each score's maximum so far is subtracted
-/// before its exponential, so that no score is too large.
+/// before its exponential, so that no score is too large. Matrix units, where [`plan`] chooses them,
+/// multiply values by weights that are rounded to f16 once.
 pub fn attention(q: Columns, k: Columns, v: Columns, params: &Attention) -> Result<Tensor> {
     let [samples, queries, keys] = check(&q, &k, &v, params)?;
     let &Attention { heads, head_width, .. } = params;
@@ -180,7 +200,7 @@ fn attend(
         ("head_width", head_width),
         ("heads", heads),
     ]);
-    let problem = Problem { head_width, queries: rows, heads: heads * samples };
+    let problem = Problem { head_width, queries: rows, heads: heads * samples, dtype };
     let (kernel, configuration) = choose(&problem, device, dtype, &class);
     let grid = |configuration: &Configuration| {
         let (queries, items) = queries_and_items(kernel, configuration);
@@ -235,6 +255,10 @@ fn choose(
             suggested.push(("BLOCKS", blocks));
             "attention_register"
         }
+        Algorithm::Matrix { queries, keys } => {
+            suggested.extend([("QUERIES", queries), ("KEYS", keys)]);
+            "attention_matrix"
+        }
         Algorithm::Local { queries } => {
             suggested.push(("QUERIES", queries));
             "attention_local"
@@ -249,6 +273,7 @@ fn queries_and_items(kernel: &str, configuration: &Configuration) -> (usize, usi
         "attention_register" => {
             (2 * configuration.size("VECTOR") * configuration.size("BLOCKS"), 1)
         }
+        "attention_matrix" => (configuration.size("QUERIES"), 2 * configuration.size("QUERIES")),
         _ => (configuration.size("QUERIES"), LOCAL_ITEMS),
     }
 }
@@ -437,12 +462,15 @@ mod tests {
         let many = DeviceInfo { compute_units: 64, ..cpu.clone() };
         let gpu = DeviceInfo { kind: DeviceKind::Gpu, vector_width: 1, ..cpu.clone() };
         let scalar = DeviceInfo { vector_width: 1, ..cpu.clone() };
+        let units = DeviceInfo { matrix_units: true, ..gpu.clone() };
+        let matrix = |queries, keys| Algorithm::Matrix { queries, keys };
         let wide = |keys, blocks| Algorithm::Register { vector: 16, tile: 14, keys, blocks };
         let narrow = |keys, blocks| Algorithm::Register { vector: 8, tile: 6, keys, blocks };
-        let first = Problem { head_width: 40, queries: 4096, heads: 8 };
-        let deepest = Problem { head_width: 160, queries: 64, heads: 8 };
-        let vae = Problem { head_width: 512, queries: 4096, heads: 1 };
-        let text = Problem { head_width: 64, queries: 77, heads: 12 };
+        let dtype = DType::F16;
+        let first = Problem { head_width: 40, queries: 4096, heads: 8, dtype };
+        let deepest = Problem { head_width: 160, queries: 64, heads: 8, dtype };
+        let vae = Problem { head_width: 512, queries: 4096, heads: 1, dtype };
+        let text = Problem { head_width: 64, queries: 77, heads: 12, dtype };
         let table = [
             ("a UNet's first layer on a CPU", &cpu, first, wide(128, 32)),
             ("on one with shorter vectors", &avx2, first, narrow(128, 32)),
@@ -453,6 +481,15 @@ mod tests {
             ("a UNet's first layer on a GPU", &gpu, first, Algorithm::Local { queries: 64 }),
             ("its deepest", &gpu, deepest, Algorithm::Local { queries: 64 }),
             ("the VAE's one head", &gpu, vae, Algorithm::Local { queries: 32 }),
+            ("its first layer by matrix units", &units, first, matrix(64, 64)),
+            ("its deepest", &units, deepest, matrix(32, 32)),
+            ("too wide a head for them", &units, vae, Algorithm::Local { queries: 32 }),
+            (
+                "what they do not multiply",
+                &units,
+                Problem { dtype: DType::F32, ..first },
+                Algorithm::Local { queries: 64 },
+            ),
             ("a CPU without vectors", &scalar, text, Algorithm::Local { queries: 64 }),
         ];
         for (why, info, problem, expected) in table {

@@ -6,6 +6,7 @@ use crate::info::{DeviceInfo, DeviceKind};
 use crate::kernel::Configuration;
 use crate::memory::{Block, Lifetime};
 use crate::ops::epilogue::is_output_bias;
+use crate::ops::matrix_tiles::matrix_tiling;
 use crate::ops::tiles::{
     Tiling, format_class, local_tiling, most_local_groups, panel_tiling, register_tiling_of_rows,
     split_tiling,
@@ -18,7 +19,7 @@ use crate::{DType, Error, Format, Result};
 
 const _: () = assert!(PANEL == crate::backend::cpu::PANEL);
 
-/// The sizes that decide how a product is computed.
+/// What decides how a product is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// M: rows of x and of the result.
@@ -27,6 +28,8 @@ pub struct Problem {
     pub outputs: usize,
     /// K: inputs of the weight.
     pub inputs: usize,
+    /// How x and the result are stored.
+    pub dtype: DType,
 }
 
 /// How a product is computed.
@@ -38,6 +41,8 @@ pub enum Algorithm {
     RegisterTiles,
     /// `gemm_local`: a work-group shares tiles in local memory.
     LocalTiles,
+    /// `gemm_matrix`: fragments of f16, by a device that has matrix units for them.
+    MatrixTiles,
     /// `gemm_split` and `gemm_merge`: the same of slices of K, whose sums are then added up.
     SplitK {
         /// How many.
@@ -65,6 +70,9 @@ const SLICE_STEP: usize = 32;
 
 /// The algorithm for a product on a device.
 ///
+/// Matrix units multiply f16: what is stored as f32 would lose by it. They are so much faster than
+/// the rest of a GPU that tiles for them need not be many.
+///
 /// K is split where the smallest tiles leave a GPU without work, and there are terms enough to pay
 /// for adding up: into as many slices as are at work at once, so that none waits for a second turn.
 /// A CPU device has few cores, and tiles for each.
@@ -73,6 +81,8 @@ pub fn plan(problem: &Problem, info: &DeviceInfo) -> Algorithm {
         Algorithm::FewRows
     } else if info.prefers_register_tiles() {
         Algorithm::RegisterTiles
+    } else if info.matrix_units && problem.dtype == DType::F16 {
+        Algorithm::MatrixTiles
     } else if let Some(slices) = slices(problem, info) {
         Algorithm::SplitK { slices }
     } else {
@@ -106,7 +116,8 @@ fn slices(problem: &Problem, info: &DeviceInfo) -> Option<usize> {
 ///
 /// # Precision
 ///
-/// Sums and the epilogue are f32 for every element type; the result is rounded once.
+/// Sums and the epilogue are f32 for every element type; the result is rounded once. Matrix units,
+/// where [`plan`] chooses them, read weights in blocks as f16, and may take subnormals for zeros.
 pub fn gemm(
     x: &Tensor,
     x2: Option<&Tensor>,
@@ -220,11 +231,11 @@ fn run(
     let y = Tensor::empty_like(x, &shape, x.dtype())?;
     let panels = weights.on_device()?;
     for band in y.bands() {
-        let problem = Problem { rows: y.elements(&band) / outputs, outputs, inputs };
+        let rows = y.elements(&band) / outputs;
+        let problem = Problem { rows, outputs, inputs, dtype: x.dtype() };
         let y_band = y.output(&band)?;
         let product = Product {
             device: x.device(),
-            dtype: x.dtype(),
             problem,
             columns,
             x: x.band(&band)?,
@@ -246,7 +257,6 @@ fn run(
 /// One band of the result.
 struct Product<'a> {
     device: &'a Device,
-    dtype: DType,
     problem: Problem,
     columns: usize,
     x: BandBuffer<'a>,
@@ -262,7 +272,7 @@ struct Product<'a> {
 
 impl Product<'_> {
     fn class(&self) -> Class {
-        let Problem { rows, outputs, inputs } = self.problem;
+        let Problem { rows, outputs, inputs, .. } = self.problem;
         let mut class = Class(vec![("rows", rows), ("outputs", outputs), ("inputs", inputs)]);
         if self.x2.is_some() {
             class.0.push(("columns", self.columns));
@@ -272,7 +282,7 @@ impl Product<'_> {
     }
 
     fn run(&self, algorithm: Algorithm) -> Result<()> {
-        let (device, dtype, class) = (self.device, self.dtype, self.class());
+        let (device, dtype, class) = (self.device, self.problem.dtype, self.class());
         let (kernel, tiling) = match algorithm {
             Algorithm::FewRows => ("gemv", panel_tiling(device, dtype, &class)),
             Algorithm::RegisterTiles => {
@@ -281,6 +291,7 @@ impl Product<'_> {
             Algorithm::LocalTiles => {
                 ("gemm_local", local_tiling(device, "gemm_local", dtype, &class))
             }
+            Algorithm::MatrixTiles => ("gemm_matrix", matrix_tiling(device, dtype, &class)),
             Algorithm::SplitK { slices } => return self.split(slices),
         };
         self.whole(kernel, &class, &tiling)
@@ -288,8 +299,8 @@ impl Product<'_> {
 
     /// All terms in one launch.
     fn whole(&self, kernel: &'static str, class: &Class, tiling: &Tiling) -> Result<()> {
-        let Problem { rows, outputs, inputs } = self.problem;
-        let (device, dtype) = (self.device, self.dtype);
+        let Problem { rows, outputs, inputs, dtype } = self.problem;
+        let device = self.device;
         device.run_tuned(
             &Call {
                 kernel,
@@ -324,8 +335,8 @@ impl Product<'_> {
 
     /// The sums of each slice, then of all.
     fn split(&self, slices: usize) -> Result<()> {
-        let Problem { rows, outputs, inputs } = self.problem;
-        let (device, dtype, mut class) = (self.device, self.dtype, self.class());
+        let Problem { rows, outputs, inputs, dtype } = self.problem;
+        let (device, mut class) = (self.device, self.class());
         class.0.push(("slices", slices));
         let sums_bytes = (slices * rows * outputs * size_of::<f32>()) as u64;
         let sums = device.memory().allocate(sums_bytes, Lifetime::Transient)?;
@@ -362,8 +373,8 @@ impl Product<'_> {
     }
 
     fn merge(&self, slices: usize, sums: &Block) -> Result<()> {
-        let Problem { rows, outputs, .. } = self.problem;
-        let (device, dtype, elements) = (self.device, self.dtype, rows * outputs);
+        let Problem { rows, outputs, dtype, .. } = self.problem;
+        let (device, elements) = (self.device, rows * outputs);
         let class = Class(vec![("rows", rows), ("outputs", outputs), ("slices", slices)]);
         let configuration = device.configuration("gemm_merge", dtype, &class, &[]);
         let grid = |configuration: &Configuration| {
@@ -401,12 +412,16 @@ mod tests {
     use super::*;
     use crate::ops::tiles::tests::{cpu, gpu};
 
+    fn half(rows: usize, outputs: usize, inputs: usize) -> Problem {
+        Problem { rows, outputs, inputs, dtype: DType::F16 }
+    }
+
     #[test]
     fn a_cpu_takes_register_tiles_and_a_gpu_takes_local_ones() {
         let layers = [
-            ("unet attention, 64x64", Problem { rows: 4096, outputs: 320, inputs: 320 }),
-            ("unet feed-forward, 16x16", Problem { rows: 256, outputs: 10240, inputs: 1280 }),
-            ("text encoder", Problem { rows: 77, outputs: 768, inputs: 768 }),
+            ("unet attention, 64x64", half(4096, 320, 320)),
+            ("unet feed-forward, 16x16", half(256, 10240, 1280)),
+            ("text encoder", half(77, 768, 768)),
         ];
         for (layer, problem) in layers {
             assert_eq!(plan(&problem, &cpu(16)), Algorithm::RegisterTiles, "{layer}");
@@ -417,7 +432,7 @@ mod tests {
             ("time embedding of both halves of guidance", 2, [Algorithm::FewRows; 2]),
             ("as many rows as a tile", 9, [Algorithm::RegisterTiles, Algorithm::LocalTiles]),
         ] {
-            let problem = Problem { rows, outputs: 1280, inputs: 320 };
+            let problem = half(rows, 1280, 320);
             assert_eq!([plan(&problem, &cpu(16)), plan(&problem, &gpu())], expected, "{layer}");
         }
         let scalar = DeviceInfo { kind: DeviceKind::Cpu, ..gpu() };
@@ -440,7 +455,7 @@ mod tests {
             ("a row of tiles of many terms: 40 groups", [32, 1280, 5120], split(8)),
             ("few rows", [8, 1280, 5120], Algorithm::FewRows),
         ] {
-            let problem = Problem { rows, outputs, inputs };
+            let problem = half(rows, outputs, inputs);
             assert_eq!(plan(&problem, &gpu()), expected, "{layer}");
             let scalar = DeviceInfo { kind: DeviceKind::Cpu, ..gpu() };
             for cpu in [cpu(16), scalar] {
@@ -448,7 +463,21 @@ mod tests {
             }
         }
         let small = DeviceInfo { compute_units: 8, ..gpu() };
-        let problem = Problem { rows: 64, outputs: 1280, inputs: 5120 };
+        let problem = half(64, 1280, 5120);
         assert_eq!(plan(&problem, &small), Algorithm::LocalTiles, "80 groups of 96 at work");
+    }
+
+    #[test]
+    fn matrix_units_are_given_what_is_stored_as_they_read_it() {
+        let units = DeviceInfo { matrix_units: true, ..gpu() };
+        let whole = half(4096, 320, 320);
+        for (why, problem, expected) in [
+            ("unet attention, 64x64", whole, Algorithm::MatrixTiles),
+            ("few tiles of many terms", half(64, 1280, 5120), Algorithm::MatrixTiles),
+            ("f32", Problem { dtype: DType::F32, ..whole }, Algorithm::LocalTiles),
+            ("as many rows as are few", half(8, 1280, 320), Algorithm::FewRows),
+        ] {
+            assert_eq!(plan(&problem, &units), expected, "{why}");
+        }
     }
 }

@@ -119,7 +119,7 @@ fn register_grid(info: &DeviceInfo, class: &Class, configuration: &Configuration
 }
 
 /// Products in the batch that a class describes, or slices of one.
-fn batch(class: &Class) -> usize {
+pub(super) fn batch(class: &Class) -> usize {
     let batch = class.0.iter().find(|(name, _)| ["batch", "slices"].contains(name));
     batch.map_or(1, |&(_, batch)| batch)
 }
@@ -241,20 +241,29 @@ fn named(tile: &[u32; 5]) -> [(&'static str, u32); 5] {
 /// than with any other: a large one loads less for each product, but leaves compute units without
 /// work where there is little, and multiplies more zeros at the edges.
 fn suggested_local_tiles(info: &DeviceInfo, class: &Class) -> [(&'static str, u32); 5] {
+    let items = |tile: &[u32; 5]| tile[0] / tile[3] * (tile[1] / tile[4]);
+    named(suggested_tile(&LOCAL_TILES, items, info, class).unwrap_or(&SMALLEST_TILE))
+}
+
+/// As above, among `tiles`, each of which begins with its rows and outputs, takes so many work-items
+/// and comes with the share of peak that its loop can reach, in percent.
+pub(super) fn suggested_tile<'a, const N: usize>(
+    tiles: &'a [([u32; N], usize)],
+    items: impl Fn(&[u32; N]) -> u32,
+    info: &DeviceInfo,
+    class: &Class,
+) -> Option<&'a [u32; N]> {
     let (rows, outputs) = (class.0[0].1, class.0[1].1);
-    let time = |(tile, percent): &([u32; 5], usize)| {
+    let time = |(tile, percent): &([u32; N], usize)| {
         let (tile_rows, tile_outputs) = (tile[0] as usize, tile[1] as usize);
         let groups = rows.div_ceil(tile_rows) * outputs.div_ceil(tile_outputs) * batch(class);
         let most = groups.div_ceil(info.compute_units.max(1) as usize);
         most * tile_rows * tile_outputs * 100 / percent
     };
-    let fits = |(tile, _): &&([u32; 5], usize)| {
-        (tile[0] / tile[3] * (tile[1] / tile[4])) as usize <= info.max_work_group
-    };
-    let least = LOCAL_TILES.iter().filter(fits).map(time).min().unwrap_or(0);
-    let good = |candidate: &&([u32; 5], usize)| 10 * time(candidate) <= 11 * least;
-    let best = LOCAL_TILES.iter().filter(fits).find(good);
-    named(best.map_or(&SMALLEST_TILE, |(tile, _)| tile))
+    let fits = |(tile, _): &&([u32; N], usize)| items(tile) as usize <= info.max_work_group;
+    let least = tiles.iter().filter(fits).map(time).min().unwrap_or(0);
+    let good = |candidate: &&([u32; N], usize)| 10 * time(candidate) <= 11 * least;
+    tiles.iter().filter(fits).find(good).map(|(tile, _)| tile)
 }
 
 #[cfg(test)]
@@ -278,6 +287,7 @@ pub(super) mod tests {
             local_memory_is_fast: true,
             max_work_group: 256,
             vector_width: 1,
+            matrix_units: false,
             pci_address: None,
         }
     }

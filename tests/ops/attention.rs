@@ -3,6 +3,7 @@ use ellesmere::{DType, Device, DeviceOptions, Tensor};
 use proptest::prelude::*;
 
 use crate::common::{assert_close, devices, largest, open_devices, oracle, values};
+use crate::matrix_tiles;
 
 #[derive(Clone, Debug)]
 struct Case {
@@ -105,6 +106,32 @@ fn agrees_with_the_definition() {
         Case { why: "causal, more keys than queries", keys: 90, causal: true, ..BASE },
     ];
     cases.iter().for_each(Case::check);
+}
+
+#[test]
+fn fragments_agree_with_the_definition() {
+    let cases = [
+        Case { why: "smaller than a fragment", ..BASE },
+        Case { why: "no whole eights of columns", head_width: 33, queries: 20, keys: 29, ..BASE },
+        Case { why: "no whole quads of columns", head_width: 17, keys: 70, ..BASE },
+        Case { why: "SD 1.5's first", head_width: 40, queries: 70, keys: 150, ..BASE },
+        Case { why: "SD 2's width", head_width: 64, queries: 64, keys: 128, samples: 2, ..BASE },
+        Case { why: "SD 1.5's middle", head_width: 80, queries: 65, keys: 77, ..BASE },
+        Case { why: "SD 1.5's depth", head_width: 160, queries: 33, keys: 65, heads: 1, ..BASE },
+        Case { why: "scores far apart", size: 60.0, queries: 20, keys: 70, ..BASE },
+        Case { why: "causal over several tiles", queries: 150, keys: 150, causal: true, ..BASE },
+        Case { why: "causal, more keys than queries", keys: 90, causal: true, ..BASE },
+    ];
+    let dtype = DType::F16;
+    for device in matrix_tiles::devices(&[]) {
+        for case in &cases {
+            let (expected, actual) = (case.run(&oracle(&device), dtype), case.run(&device, dtype));
+            // Every weight is rounded to f16: the mean of values below 1 is off by no more.
+            let tolerance = case.tolerance(dtype) + dtype.rounding();
+            assert_close(&device, case.why, &actual, &expected, tolerance);
+            assert_eq!(matrix_tiles::launched(&device), "attention_matrix");
+        }
+    }
 }
 
 /// Tiles and vectors that devices elsewhere are suggested, or that a tuner tries.

@@ -44,15 +44,25 @@ fn all_devices() -> Vec<Device> {
     own.chain(usable.map(open)).collect()
 }
 
-struct Product {
+pub struct Product {
     why: &'static str,
     leading: &'static [usize],
-    columns: [usize; 2],
+    pub columns: [usize; 2],
     outputs: usize,
     slices: Option<usize>,
 }
 
-fn multiply(device: &Device, dtype: DType, format: Format, case: &Product) -> Result<Tensor> {
+/// One input, one product.
+pub fn plain(
+    why: &'static str,
+    leading: &'static [usize],
+    columns: usize,
+    outputs: usize,
+) -> Product {
+    Product { why, leading, columns: [columns, 0], outputs, slices: None }
+}
+
+pub fn multiply(device: &Device, dtype: DType, format: Format, case: &Product) -> Result<Tensor> {
     let ([columns, columns2], outputs) = (case.columns, case.outputs);
     let inputs = columns + columns2;
     let of = |seed, last| tensor(device, seed, &[case.leading, &[last]].concat(), dtype);
@@ -71,13 +81,6 @@ fn multiply(device: &Device, dtype: DType, format: Format, case: &Product) -> Re
 
 #[test]
 fn products_agree_with_the_definition() {
-    let plain = |why, leading, columns, outputs| Product {
-        why,
-        leading,
-        columns: [columns, 0],
-        outputs,
-        slices: None,
-    };
     let cases = [
         plain("rows of both halves of guidance", &[2], 1280, 33),
         plain("more terms than a block of K, rows and outputs of odd number", &[2, 13], 1536, 45),

@@ -18,6 +18,7 @@ mod gemm;
 mod group_norm;
 mod layer_norm;
 mod local_tiles;
+mod matrix_tiles;
 mod peak;
 mod split_weights;
 mod winograd;

@@ -1,4 +1,5 @@
-//! See `kernels/gemm_register.cl`, `kernels/gemm_local.cl` and `kernels/gemv.cl`.
+//! See `kernels/gemm_register.cl`, `kernels/gemm_local.cl`, `kernels/gemm_matrix.cl` and
+//! `kernels/gemv.cl`.
 
 use rayon::prelude::*;
 

@@ -160,6 +160,7 @@ fn describe(id: *mut c_void, platform: &str, version: &str) -> Result<Found, cl_
         // A compiler whose vectors are the work-items of a group (every GPU, llvmpipe) answers
         // 1; one that keeps a work-item's own vectors (PoCL) answers their width.
         vector_width: number(CL_DEVICE_NATIVE_VECTOR_WIDTH_FLOAT)?.max(1),
+        matrix_units: false,
         pci_address: pci_address(id, &extensions),
     };
     let unusable = unusable(id, &string(CL_DEVICE_OPENCL_C_VERSION)?);

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use ellesmere::isa::{Compiler, HotLoop, Report, TARGETS, Target};
 use ellesmere::kernel::{Configuration, KERNELS, Kernel};
+use ellesmere::ops::attention::{self, Algorithm, Problem};
 use ellesmere::{DType, Error, Format, Result};
 use serde::{Deserialize, Serialize};
 
@@ -80,12 +81,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         Some(name) => vec![name.parse::<DType>()?],
         None => DType::ALL.to_vec(),
     };
-    let chosen = chosen(arguments)?;
+    let chosen = chosen(arguments, target)?;
     let recorded = arguments.compare.as_deref().map(read).transpose()?;
     let compiler = Compiler::find(arguments.compiler.as_deref())?;
     let mut reports = Vec::new();
     for (kernel, configuration) in &chosen {
-        for &dtype in &dtypes {
+        for &dtype in dtypes.iter().filter(|dtype| kernel.takes(**dtype)) {
             reports.push(Report::new(&compiler, target, kernel, dtype, configuration)?);
         }
     }
@@ -114,12 +115,15 @@ pub fn target(name: &str) -> Result<&'static Target> {
 }
 
 /// Kernels with their configurations: the one that was asked for, or all that GPUs are given.
-fn chosen(arguments: &Arguments) -> Result<Vec<(&'static Kernel, Configuration)>> {
+fn chosen(arguments: &Arguments, target: &Target) -> Result<Vec<(&'static Kernel, Configuration)>> {
     let Some(name) = &arguments.kernel else {
         // A work-item that holds a large tile in wide vectors is for CPUs, and so are the kernels
-        // for few channels.
+        // for few channels. Fragments are for matrix units.
         let for_cpus = |name: &str| name.ends_with("_register") || name.starts_with("conv2d_few_");
-        let for_gpus = KERNELS.iter().filter(|kernel| !for_cpus(kernel.name));
+        let for_gpus = KERNELS.iter().filter(|kernel| {
+            let multiplied = target.matrix_rate > 0 || !kernel.name.ends_with("_matrix");
+            multiplied && !for_cpus(kernel.name)
+        });
         return Ok(for_gpus
             .flat_map(|kernel| configurations(kernel).into_iter().map(move |one| (kernel, one)))
             .collect());
@@ -145,16 +149,19 @@ fn chosen(arguments: &Arguments) -> Result<Vec<(&'static Kernel, Configuration)>
 /// The configurations of a kernel that are looked at.
 fn configurations(kernel: &Kernel) -> Vec<Configuration> {
     let mut all = vec![Configuration::defaults(kernel.parameters)];
+    let suggested = |values: [(&str, u32); 5]| {
+        let mut one = Configuration::defaults(kernel.parameters);
+        values.iter().for_each(|(name, value)| assert!(one.set(name, *value)));
+        one
+    };
     if ["conv2d_local", "gemm_local", "gemm_split"].contains(&kernel.name) {
-        let suggested = |values: [(&str, u32); 5]| {
-            let mut one = Configuration::defaults(kernel.parameters);
-            values.iter().for_each(|(name, value)| assert!(one.set(name, *value)));
-            one
-        };
         all = ellesmere::ops::local_configurations().map(suggested).collect();
         if kernel.name == "gemm_split" {
             all.drain(..all.len() - 1);
         }
+    }
+    if kernel.name == "gemm_matrix" {
+        all = ellesmere::ops::matrix_configurations().map(suggested).collect();
     }
     // What problems and devices decide: the heads of the models, both directions of a cast, both
     // tiles of Winograd's; work-items of a GPU are its lanes.
@@ -179,11 +186,27 @@ fn configurations(kernel: &Kernel) -> Vec<Configuration> {
             all = all.iter().flat_map(given).collect();
         }
     }
+    if kernel.name == "attention_matrix" {
+        all = all.into_iter().filter_map(by_fragments).collect();
+    }
     if kernel.parameters.iter().any(|parameter| parameter.name == "FORMAT") {
         let formats: Vec<_> = all.iter().flat_map(in_formats).collect();
         all.extend(formats);
     }
     all
+}
+
+/// What `attention_matrix` is given for a head of that width, if it is.
+fn by_fragments(mut values: Configuration) -> Option<Configuration> {
+    let head_width = values.get("HEAD_WIDTH") as usize;
+    let problem = Problem { head_width, queries: 4096, heads: 8, dtype: DType::F16 };
+    let units = TARGETS.iter().find(|target| target.matrix_rate > 0)?;
+    let Algorithm::Matrix { queries, keys } = attention::plan(&problem, &units.card()) else {
+        return None;
+    };
+    values.set("QUERIES", queries);
+    values.set("KEYS", keys);
+    Some(values)
 }
 
 /// A configuration with weights in every format, by as many outputs at a time as blocks are read.

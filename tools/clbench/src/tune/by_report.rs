@@ -37,8 +37,9 @@ struct Cut {
 const PRODUCT: &[(&str, &str)] = &[("TILE_M", "rows"), ("TILE_N", "outputs")];
 
 /// The kernels for GPUs whose time a loop of products decides.
-const CUTS: [Cut; 5] = [
+const CUTS: [Cut; 6] = [
     Cut { kernel: "gemm_local", tile: PRODUCT, times: &["batch"] },
+    Cut { kernel: "gemm_matrix", tile: PRODUCT, times: &["batch"] },
     Cut { kernel: "gemm_split", tile: PRODUCT, times: &["slices"] },
     Cut { kernel: "conv2d_local", tile: PRODUCT, times: &[] },
     Cut { kernel: "attention_local", tile: &[("QUERIES", "queries")], times: &["heads"] },
