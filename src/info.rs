@@ -44,6 +44,11 @@ pub struct DeviceInfo {
     /// Whether its compiler multiplies fragments of f16 by matrix units, as
     /// [`Words`](crate::backend::words::Words) found when the device was opened; false before.
     pub matrix_units: bool,
+    /// Work-items that run in step, where the driver tells without compiling a kernel.
+    pub sub_group: Option<u32>,
+    /// The instruction set with its feature flags, such as `gfx906:sramecc+:xnack-`, where the
+    /// driver tells.
+    pub architecture: Option<String>,
     /// The PCI address where known, by which one card seen through two drivers is told.
     pub pci_address: Option<String>,
 }

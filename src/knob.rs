@@ -23,10 +23,16 @@ pub struct Knob {
 }
 
 const CACHE_DIR: &str = "ELLESMERE_CACHE_DIR";
+const COMGR_LIBRARY: &str = "ELLESMERE_COMGR_LIBRARY";
 const CPU_LANES: &str = "ELLESMERE_CPU_LANES";
 const DEVICE: &str = "ELLESMERE_DEVICE";
+const HIP_LIBRARY: &str = "ELLESMERE_HIP_LIBRARY";
 const REQUIRE_DEVICES: &str = "ELLESMERE_REQUIRE_DEVICES";
 const TUNING: &str = "ELLESMERE_TUNING";
+
+/// Not knobs of this crate: what AMD's drivers read.
+const DRIVER_VARIABLES: [&str; 4] =
+    ["HIP_VISIBLE_DEVICES", "HSA_ENABLE_SDMA", "HSA_OVERRIDE_GFX_VERSION", "ROCR_VISIBLE_DEVICES"];
 
 /// Every knob, in alphabetical order.
 pub const KNOBS: &[Knob] = &[
@@ -35,6 +41,12 @@ pub const KNOBS: &[Knob] = &[
         kind: "an absolute path, or `off`",
         default: "`ellesmere` in the user's cache folder",
         help: "where compiled kernels are kept between runs",
+    },
+    Knob {
+        name: COMGR_LIBRARY,
+        kind: "an absolute path of a file",
+        default: "`libamd_comgr` where the system or ROCm has it",
+        help: "the library that compiles for AMD's GPUs",
     },
     Knob {
         name: CPU_LANES,
@@ -48,6 +60,12 @@ pub const KNOBS: &[Knob] = &[
         kind: "`auto`, `cpu`, or an id that `clbench devices` lists",
         default: "auto",
         help: "the device of programs that are not given --device",
+    },
+    Knob {
+        name: HIP_LIBRARY,
+        kind: "an absolute path of a file, or `off`",
+        default: "`libamdhip64` where the system or ROCm has it",
+        help: "the library that drives AMD's GPUs as `hip:N`",
     },
     Knob {
         name: REQUIRE_DEVICES,
@@ -91,6 +109,58 @@ pub fn tuning(cache_dir: Option<&Path>) -> Result<Option<PathBuf>> {
 /// [`Error::Argument`] if `ELLESMERE_CPU_LANES` is not 16, 8 or 4.
 pub fn cpu_lanes() -> Result<Option<u32>> {
     parse_cpu_lanes(std::env::var_os(CPU_LANES))
+}
+
+/// Variables of AMD's drivers that change which devices they offer and how they work, with their
+/// values, as far as they are set. The drivers read them, not this crate.
+pub fn driver_variables() -> Vec<(&'static str, String)> {
+    let value = |name| std::env::var_os(name).map(|value| (name, value.to_string_lossy().into()));
+    DRIVER_VARIABLES.into_iter().filter_map(value).collect()
+}
+
+/// Where a library for `hip:N` is looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Library {
+    /// Where the system and ROCm have it.
+    Usual,
+    /// This file alone.
+    Named(PathBuf),
+    /// Nowhere.
+    Off,
+}
+
+/// The library that drives AMD's GPUs.
+///
+/// # Errors
+///
+/// [`Error::Argument`] if `ELLESMERE_HIP_LIBRARY` is neither an absolute path nor `off`.
+pub fn hip_library() -> Result<Library> {
+    let value = std::env::var_os(HIP_LIBRARY);
+    let is_set = value.is_some();
+    Ok(match parse_path(HIP_LIBRARY, value, None)? {
+        Some(path) => Library::Named(path),
+        None if is_set => Library::Off,
+        None => Library::Usual,
+    })
+}
+
+/// The library that compiles for AMD's GPUs; `None` for where the system and ROCm have it.
+///
+/// # Errors
+///
+/// [`Error::Argument`] if `ELLESMERE_COMGR_LIBRARY` is no absolute path.
+pub fn comgr_library() -> Result<Option<PathBuf>> {
+    let path = std::env::var_os(COMGR_LIBRARY).map(PathBuf::from);
+    if let Some(path) = path.as_ref().filter(|path| !path.is_absolute()) {
+        let detail = format!("expected an absolute path, got {path:?}");
+        return Err(Error::argument(COMGR_LIBRARY, detail));
+    }
+    Ok(path)
+}
+
+/// Where ROCm says that it is installed.
+pub fn rocm_path() -> Option<PathBuf> {
+    std::env::var_os("ROCM_PATH").filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
 /// The device that a program is to use where no flag says.
@@ -148,7 +218,7 @@ fn parse_device(value: Option<OsString>) -> Result<String> {
     if numbered || text == "auto" || text == "cpu" {
         return Ok(text);
     }
-    let detail = format!("expected auto, cpu or an id such as opencl:0, got {text:?}");
+    let detail = format!("expected auto, cpu or an id such as opencl:0 or hip:0, got {text:?}");
     Err(Error::argument(DEVICE, detail))
 }
 

@@ -1,4 +1,4 @@
-//! Diffusion models on the GPU that you have: through OpenCL first, on the CPU when there is
+//! Diffusion models on the GPU that you have: through OpenCL or HIP, on the CPU when there is
 //! nothing else.
 //!
 //! # Where to start
@@ -36,7 +36,7 @@
 //! | 4 | [`quant`] | weights in blocks of few bits: what they stand for, and how they are chosen |
 //! | 3 | [`tensor`], [`device`] | arrays; a backend with its memory, programs and profile |
 //! | 2 | [`memory`], [`kernel`], [`isa`], [`tune`], [`profile`], [`hardware`] | mechanisms that know no tensors |
-//! | 1 | [`backend`] | the machine: OpenCL, the CPU, the dry run |
+//! | 1 | [`backend`] | the machine: OpenCL, HIP, the CPU, the dry run |
 //! | 0 | [`error`], [`dtype`], [`format`](mod@format), [`info`], [`knob`], [`io`] | vocabulary; files in, files out |
 //!
 //! A convolution passes through four functions of ours: [`ops::conv2d()`] checks shapes and plans,

@@ -268,7 +268,7 @@ fn misuse_is_one_line_that_names_the_flag() {
 #[test]
 fn a_device_that_is_not_there_is_named_with_those_that_are() {
     refused(&["a", "--device", "opencl:99"], 1, &["opencl:99", "cpu"]);
-    refused(&["a", "--device", "toaster"], 2, &["toaster", "auto, cpu or opencl:N"]);
+    refused(&["a", "--device", "toaster"], 2, &["toaster", "auto, cpu, opencl:N or hip:N"]);
 }
 
 #[test]

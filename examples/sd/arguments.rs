@@ -79,7 +79,7 @@ pub struct Arguments {
     )]
     pub strength: f64,
 
-    /// Where to run: auto, cpu or opencl:N (see --list-devices)
+    /// Where to run: auto, cpu, opencl:N or hip:N (see --list-devices)
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<String>,
 

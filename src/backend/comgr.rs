@@ -8,19 +8,20 @@ use std::ptr;
 
 use libloading::Library;
 
-use crate::{Error, Result};
+use crate::backend::library::{self, Opened};
+use crate::{Error, Result, knob};
 
-const LIBRARIES: [&str; 5] = [
-    "libamd_comgr.so.3",
-    "libamd_comgr.so.2",
-    "libamd_comgr.so",
-    "/opt/rocm/lib/libamd_comgr.so",
-    "amd_comgr.dll",
-];
+/// The library by the names that its versions have.
+#[cfg(not(windows))]
+pub const LIBRARIES: [&str; 3] = ["libamd_comgr.so.3", "libamd_comgr.so.2", "libamd_comgr.so"];
+/// The library by the names that its versions have.
+#[cfg(windows)]
+pub const LIBRARIES: [&str; 3] = ["amd_comgr_3.dll", "amd_comgr_2.dll", "amd_comgr.dll"];
 
 const LANGUAGE_OPENCL_1_2: u32 = 1;
 const KIND_SOURCE: u32 = 1;
 const KIND_LOG: u32 = 5;
+const KIND_EXECUTABLE: u32 = 8;
 
 /// An action's number in version 2 and in version 3.
 #[derive(Clone, Copy)]
@@ -29,6 +30,8 @@ struct Action(&'static str, u32, u32);
 const ADD_PRECOMPILED_HEADERS: Action = Action("ADD_PRECOMPILED_HEADERS", 1, 1);
 const COMPILE: Action = Action("COMPILE_SOURCE_WITH_DEVICE_LIBS_TO_BC", 15, 12);
 const CODEGEN_ASSEMBLY: Action = Action("CODEGEN_BC_TO_ASSEMBLY", 7, 5);
+const CODEGEN_RELOCATABLE: Action = Action("CODEGEN_BC_TO_RELOCATABLE", 6, 4);
+const LINK: Action = Action("LINK_RELOCATABLE_TO_EXECUTABLE", 9, 7);
 
 type Status = u32;
 type Handle = u64;
@@ -79,13 +82,12 @@ functions! {
 pub struct Comgr {
     functions: Functions,
     version: [usize; 2],
-    // Last, so that it is closed after all that came from it.
-    _library: Library,
+    library: Opened,
 }
 
 impl std::fmt::Debug for Comgr {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Comgr").field("version", &self.version).finish()
+        write!(f, "{} ({})", self.library.name, self.version())
     }
 }
 
@@ -110,10 +112,11 @@ impl Comgr {
     ///
     /// [`Error::Device`] if one opens that is no comgr, or one of a version that is not known.
     pub fn open() -> Result<Option<Self>> {
-        // SAFETY: the library's initialisers are a compiler's: they touch nothing of ours.
-        let opened = LIBRARIES.iter().find_map(|name| unsafe { Library::new(*name) }.ok());
-        let Some(library) = opened else { return Ok(None) };
-        let functions = Functions::find(&library)
+        let named = knob::comgr_library()?;
+        let Ok(library) = library::open(&LIBRARIES, named.as_deref(), true) else {
+            return Ok(None);
+        };
+        let functions = Functions::find(library.library)
             .map_err(|error| Error::Device { call: "opening comgr", detail: error.to_string() })?;
         let mut version = [0, 0];
         let [major, minor] = &mut version;
@@ -123,7 +126,7 @@ impl Comgr {
             let detail = format!("expected version 2 or 3, got {}.{}", version[0], version[1]);
             return Err(Error::Device { call: "opening comgr", detail });
         }
-        Ok(Some(Self { functions, version, _library: library }))
+        Ok(Some(Self { functions, version, library }))
     }
 
     /// The library's version, such as 2.4.
@@ -142,27 +145,71 @@ impl Comgr {
         source: &str,
         options: &[String],
     ) -> std::result::Result<String, String> {
+        let info = self.action_info(chip)?;
+        let bitcode = self.bitcode(&info, source, options)?;
+        let assembly = self.act(CODEGEN_ASSEMBLY, &info, &bitcode)?;
+        self.text(&assembly, KIND_SOURCE)?.ok_or_else(|| "no assembly came out".to_owned())
+    }
+
+    /// Compiles OpenCL C 1.2 into a code object, which a driver loads, for an architecture with its
+    /// feature flags, such as `gfx906:sramecc+:xnack-`.
+    ///
+    /// # Errors
+    ///
+    /// The compiler's log, or the call that failed.
+    pub fn code_object(
+        &self,
+        architecture: &str,
+        source: &str,
+        options: &[String],
+    ) -> std::result::Result<Vec<u8>, String> {
+        let info = self.action_info(architecture)?;
+        let bitcode = self.bitcode(&info, source, options)?;
+        let relocatable = self.act(CODEGEN_RELOCATABLE, &info, &bitcode)?;
+        // They are the compiler's, and the linker knows none of them.
+        self.set_options(&info, &[])?;
+        let executable = self.act(LINK, &info, &relocatable)?;
+        self.first(&executable, KIND_EXECUTABLE)?
+            .ok_or_else(|| "no code object came out".to_owned())
+    }
+
+    /// What actions for a chip are told.
+    fn action_info(&self, chip: &str) -> std::result::Result<Owned<'_>, String> {
+        self.library.enter();
         let calls = &self.functions;
         let info = self.create(calls.create_action_info, calls.destroy_action_info)?;
-        let text = |text: &str| CString::new(text).map_err(|_| "a NUL in a text".to_owned());
         let isa = text(&format!("amdgcn-amd-amdhsa--{chip}"))?;
-        let options = options.iter().map(|option| text(option)).collect::<Result<Vec<_>, _>>()?;
-        let options: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
-        // SAFETY: the texts end in NUL and outlive the calls, which copy them.
+        // SAFETY: the text ends in NUL and outlives the call, which copies it.
         unsafe {
             let set = (calls.action_info_set_isa_name)(info.handle, isa.as_ptr());
             check("set_isa_name", set).map_err(|_| format!("this comgr knows no {chip}"))?;
             let language = (calls.action_info_set_language)(info.handle, LANGUAGE_OPENCL_1_2);
             check("set_language", language)?;
-            let (list, count) = (options.as_ptr(), options.len());
-            check("set_options", (calls.action_info_set_option_list)(info.handle, list, count))?;
             check("set_logging", (calls.action_info_set_logging)(info.handle, true))?;
         }
+        Ok(info)
+    }
+
+    fn set_options(&self, info: &Owned, options: &[String]) -> std::result::Result<(), String> {
+        let options = options.iter().map(|option| text(option)).collect::<Result<Vec<_>, _>>()?;
+        let options: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
+        let (list, count) = (options.as_ptr(), options.len());
+        // SAFETY: the texts end in NUL and outlive the call, which copies them.
+        let set = unsafe { (self.functions.action_info_set_option_list)(info.handle, list, count) };
+        check("set_options", set)
+    }
+
+    /// The front end's part, with the device libraries.
+    fn bitcode(
+        &self,
+        info: &Owned,
+        source: &str,
+        options: &[String],
+    ) -> std::result::Result<Owned<'_>, String> {
+        self.set_options(info, options)?;
         let source = self.source_set(source)?;
-        let with_headers = self.act(ADD_PRECOMPILED_HEADERS, &info, &source)?;
-        let bitcode = self.act(COMPILE, &info, &with_headers)?;
-        let assembly = self.act(CODEGEN_ASSEMBLY, &info, &bitcode)?;
-        self.first(&assembly, KIND_SOURCE)?.ok_or_else(|| "no assembly came out".to_owned())
+        let with_headers = self.act(ADD_PRECOMPILED_HEADERS, info, &source)?;
+        self.act(COMPILE, info, &with_headers)
     }
 
     /// A set with one source in it.
@@ -206,7 +253,7 @@ impl Comgr {
         let number = if self.version[0] == 2 { in_2 } else { in_3 };
         // SAFETY: all handles are valid.
         let status = unsafe { (calls.do_action)(number, info.handle, input.handle, output.handle) };
-        check(name, status).map_err(|failure| match self.first(&output, KIND_LOG) {
+        check(name, status).map_err(|failure| match self.text(&output, KIND_LOG) {
             Ok(Some(log)) if !log.trim().is_empty() => log,
             _ => failure,
         })?;
@@ -214,7 +261,15 @@ impl Comgr {
     }
 
     /// The first data of a kind in a set, as text.
-    fn first(&self, set: &Owned, kind: u32) -> std::result::Result<Option<String>, String> {
+    fn text(&self, set: &Owned, kind: u32) -> std::result::Result<Option<String>, String> {
+        let bytes = self.first(set, kind)?;
+        let text =
+            |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned();
+        Ok(bytes.map(text))
+    }
+
+    /// The first data of a kind in a set.
+    fn first(&self, set: &Owned, kind: u32) -> std::result::Result<Option<Vec<u8>>, String> {
         let calls = &self.functions;
         let mut count = 0;
         // SAFETY: the set is valid; the count is there to be written.
@@ -235,8 +290,13 @@ impl Comgr {
         // SAFETY: there is room for the size that it said.
         let read = unsafe { (calls.get_data)(data.handle, &mut size, bytes.as_mut_ptr()) };
         check("get_data", read)?;
-        Ok(Some(String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned()))
+        bytes.truncate(size);
+        Ok(Some(bytes))
     }
+}
+
+fn text(text: &str) -> std::result::Result<CString, String> {
+    CString::new(text).map_err(|_| "a NUL in a text".to_owned())
 }
 
 fn check(call: &str, status: Status) -> std::result::Result<(), String> {

@@ -223,6 +223,8 @@ fn host_info() -> DeviceInfo {
         max_work_group: 4096,
         vector_width: vector_math::level().lanes(),
         matrix_units: false,
+        sub_group: None,
+        architecture: None,
         pci_address: None,
     }
 }

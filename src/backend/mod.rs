@@ -30,6 +30,8 @@ use crate::{DType, Result};
 
 pub mod comgr;
 pub mod cpu;
+pub mod hip;
+mod library;
 pub mod opencl;
 pub mod record;
 pub mod words;

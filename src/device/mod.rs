@@ -96,8 +96,8 @@ pub struct DeviceOptions {
     /// For how long a launch may keep the device, for cards that also draw the screen: one that would
     /// take longer is cut into several of part of the work-groups, with the same result to the bit.
     /// Parts are made for half of it, by how long such work-groups took before, and have at least one
-    /// work-group for each compute unit, for fewer would take as long. The host's own backend knows
-    /// no limit, with a line in [`Device::notes`]; a CPU behind a driver does, but for kernels that
+    /// work-group for each compute unit, for fewer would take as long. The host's own backend and
+    /// HIP's know no limit, with a line in [`Device::notes`]; a CPU behind a driver does, but for kernels that
     /// share their work out by the number of work-groups (`gemm_register` and its like).
     pub launch_limit: Option<Duration>,
 }
@@ -216,7 +216,7 @@ impl Device {
         let mut notes = Vec::new();
         if let Some(None) = limited {
             let name = &backend.info().name;
-            notes.push(format!("the launch limit has no effect on {name}, which draws no screen"));
+            notes.push(format!("the launch limit has no effect on {name}"));
         }
         let backend = limited.flatten().unwrap_or(backend);
         let info = backend.info();

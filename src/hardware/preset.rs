@@ -35,6 +35,25 @@ pub fn memory_fraction(info: &DeviceInfo) -> f64 {
     }
 }
 
+/// Whether an architecture's cards are used through HIP where OpenCL offers them too.
+///
+/// So are those that ROCm supports, whose HIP its maker tests. Others, gfx803 among them, have an
+/// OpenCL that works, and a HIP that is built by their users if at all.
+pub(super) fn prefers_hip(architecture: &str) -> bool {
+    const SUPPORTED: [&str; 9] =
+        ["gfx906", "gfx908", "gfx90a", "gfx94", "gfx95", "gfx1030", "gfx110", "gfx115", "gfx120"];
+    SUPPORTED.iter().any(|start| architecture.starts_with(start))
+}
+
+/// What the drivers of an architecture's cards are told by variables before they are opened.
+pub(super) fn environment(architecture: &str) -> &'static [(&'static str, &'static str)] {
+    match architecture {
+        // As every guide to ROCm on these cards has it: copies by the card's own engines go wrong.
+        "gfx803" => &[("HSA_ENABLE_SDMA", "0")],
+        _ => &[],
+    }
+}
+
 impl Preset {
     /// What is known of a device; `None` where nothing is.
     pub fn find(info: &DeviceInfo) -> Option<Self> {

@@ -145,6 +145,8 @@ impl Target {
             max_work_group: 256,
             vector_width: 1,
             matrix_units: self.matrix_rate > 0,
+            sub_group: None,
+            architecture: None,
             pci_address: None,
         }
     }

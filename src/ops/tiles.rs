@@ -288,6 +288,8 @@ pub(super) mod tests {
             max_work_group: 256,
             vector_width: 1,
             matrix_units: false,
+            sub_group: None,
+            architecture: None,
             pci_address: None,
         }
     }

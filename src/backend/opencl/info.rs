@@ -161,6 +161,8 @@ fn describe(id: *mut c_void, platform: &str, version: &str) -> Result<Found, cl_
         // 1; one that keeps a work-item's own vectors (PoCL) answers their width.
         vector_width: number(CL_DEVICE_NATIVE_VECTOR_WIDTH_FLOAT)?.max(1),
         matrix_units: false,
+        sub_group: None,
+        architecture: None,
         pci_address: pci_address(id, &extensions),
     };
     let unusable = unusable(id, &string(CL_DEVICE_OPENCL_C_VERSION)?);

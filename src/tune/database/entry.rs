@@ -50,6 +50,9 @@ pub fn architecture(info: &DeviceInfo) -> String {
     if info.kind == DeviceKind::Cpu {
         return format!("{} cpu of {} lanes", info.backend, info.vector_width);
     }
+    if let Some(architecture) = &info.architecture {
+        return architecture.split(':').next().unwrap_or_default().to_owned();
+    }
     let name = info.name.to_lowercase();
     let words = || name.split(|c: char| !c.is_ascii_alphanumeric());
     if let Some(target) = words().find(|word| is_target(word)) {

@@ -42,8 +42,21 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         print_json(&document);
     } else {
         let head = [
-            "id", "kind", "name", "platform", "driver", "units", "memory", "free", "largest",
-            "local", "vector", "PCI", "note",
+            "id",
+            "kind",
+            "name",
+            "platform",
+            "driver",
+            "units",
+            "memory",
+            "free",
+            "largest",
+            "local",
+            "vector",
+            "sub-group",
+            "architecture",
+            "PCI",
+            "note",
         ];
         let rows: Vec<_> = detected.entries.iter().map(row).collect();
         table::print(head, &rows);
@@ -52,7 +65,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn row(entry: &DeviceEntry) -> [String; 13] {
+fn row(entry: &DeviceEntry) -> [String; 15] {
     let info = &entry.info;
     let kind = match info.kind {
         DeviceKind::Gpu => "GPU",
@@ -71,6 +84,8 @@ fn row(entry: &DeviceEntry) -> [String; 13] {
         table::bytes(info.max_allocation_bytes),
         format!("{}{own}", table::bytes(info.local_memory_bytes)),
         info.vector_width.to_string(),
+        info.sub_group.map(|size| size.to_string()).unwrap_or_default(),
+        info.architecture.clone().unwrap_or_default(),
         info.pci_address.clone().unwrap_or_default(),
         entry.note.clone().unwrap_or_default(),
     ]

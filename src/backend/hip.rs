@@ -1,0 +1,286 @@
+//! The HIP backend: AMD's driver of versions 5 to 7, found at run time.
+//!
+//! Kernels are the same OpenCL C as everywhere. AMD's compiler library makes code objects of them,
+//! which the driver loads; where the arguments lie in memory, a code object says itself.
+
+use std::ffi::CString;
+use std::ptr;
+use std::sync::{Arc, Mutex};
+
+use super::comgr::Comgr;
+use super::{Backend, Buffer, CopyRegion, Launch, NoTime, Program, ProgramSource, Timer, Transfer};
+use crate::info::DeviceInfo;
+use crate::{DType, Error, Result};
+
+mod code_object;
+mod driver;
+mod environment;
+mod handle;
+mod info;
+mod transfers;
+
+use code_object::Layout;
+use driver::{Direction, Pointer};
+pub use environment::set_environment;
+use handle::{Card, Event, HipTimer, Memory, Module, Stream, lock};
+pub use info::{Enumeration, Found, enumerate};
+use transfers::{Staging, Started, Transfers};
+
+/// An opened HIP device: a stream for launches, and another for transfers.
+#[derive(Debug)]
+pub struct Hip {
+    // Dropped in this order.
+    transfers: Transfers,
+    staging: Mutex<Staging>,
+    origin: Arc<Event>,
+    stream: Stream,
+    card: Arc<Card>,
+    compiler: Comgr,
+    architecture: String,
+    info: DeviceInfo,
+}
+
+/// How much of a compiler's log an error carries.
+const LOG_BYTES: usize = 8 * 1024;
+
+/// A compiled kernel.
+struct Compiled {
+    function: Function,
+    layout: Layout,
+    image: Vec<u8>,
+    // After what comes from it.
+    _module: Module,
+}
+
+/// A kernel of a module, which lives as long as that does.
+struct Function(Pointer);
+
+// SAFETY: the driver's calls take a function from any thread, and launching changes nothing of it.
+unsafe impl Send for Function {}
+// SAFETY: as above.
+unsafe impl Sync for Function {}
+
+/// Where a buffer lies on the device.
+enum Place {
+    Whole(Memory),
+    /// The buffer keeps the whole one.
+    Part(u64),
+}
+
+impl Hip {
+    /// Opens a device.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoDevice`] if it cannot be used; [`Error::Device`] if the driver fails.
+    pub fn open(found: &Found) -> Result<Self> {
+        let info = found.info.clone();
+        let unusable = |detail: String| Error::NoDevice { wanted: info.name.clone(), detail };
+        if let Some(reason) = &found.unusable {
+            return Err(unusable(reason.clone()));
+        }
+        let (Some(driver), Some(architecture)) = (&found.driver, info.architecture.clone()) else {
+            return Err(unusable("it is not there".to_owned()));
+        };
+        let compiler = Comgr::open()?.ok_or_else(|| unusable("there is no comgr".to_owned()))?;
+        let card = Card::new(Arc::clone(driver), found.ordinal);
+        let (stream, beside) = (Stream::create(&card)?, Stream::create(&card)?);
+        let origin = Arc::new(Event::record(&card, &stream)?);
+        stream.synchronize()?;
+        let (transfers, staging) = (Transfers::new(beside), Mutex::default());
+        Ok(Self { transfers, staging, origin, stream, card, compiler, architecture, info })
+    }
+
+    fn build_error(&self, source: &ProgramSource, log: &str) -> Error {
+        let log = log.trim();
+        let log = match log.as_bytes().get(..LOG_BYTES) {
+            Some(start) => format!("{}\n[..]", String::from_utf8_lossy(start)),
+            None => log.to_owned(),
+        };
+        let (kernel, device) = (source.kernel.to_owned(), self.info.name.clone());
+        Error::Build { kernel, device, log }
+    }
+
+    fn compiler_options(&self, source: &ProgramSource) -> Vec<String> {
+        let mut options =
+            ["-cl-fast-relaxed-math", "-cl-kernel-arg-info", "-O3"].map(str::to_owned).to_vec();
+        options.push(match source.dtype {
+            DType::F32 => "-DDTYPE_F32".to_owned(),
+            DType::F16 => "-DDTYPE_F16".to_owned(),
+        });
+        options.extend(source.parameters.iter().map(|(name, value)| format!("-D{name}={value}")));
+        options
+    }
+}
+
+fn address(buffer: &Buffer) -> u64 {
+    match buffer.handle::<Place>() {
+        Place::Whole(memory) => memory.raw() as u64,
+        Place::Part(address) => *address,
+    }
+}
+
+fn pointer(buffer: &Buffer, offset: u64) -> Pointer {
+    (address(buffer) + offset) as Pointer
+}
+
+fn check_range(buffer: &Buffer, offset: u64, length: u64) {
+    debug_assert!(offset + length <= buffer.bytes(), "a transfer lies inside its buffer");
+}
+
+impl Backend for Hip {
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn free_memory_bytes(&self) -> Option<u64> {
+        self.card.driver().and_then(|driver| driver.free_bytes()).ok()
+    }
+
+    fn allocate(&self, bytes: u64) -> Result<Buffer> {
+        Ok(Buffer::new(bytes, Place::Whole(Memory::allocate(&self.card, bytes)?)))
+    }
+
+    fn part(&self, whole: &Arc<Buffer>, offset: u64, bytes: u64) -> Result<Buffer> {
+        check_range(whole, offset, bytes);
+        Ok(Buffer::new_part(whole, offset, bytes, Place::Part(address(whole) + offset)))
+    }
+
+    fn write(&self, target: &Buffer, offset: u64, data: &[u8]) -> Result<()> {
+        check_range(target, offset, data.len() as u64);
+        if data.is_empty() {
+            return Ok(());
+        }
+        let (mut staging, target) = (lock(&self.staging), pointer(target, offset));
+        // SAFETY: the caller's contract puts the range inside the buffer.
+        unsafe { staging.write(&self.card, &self.stream, target, data) }
+    }
+
+    fn overlaps_transfers(&self) -> bool {
+        true
+    }
+
+    fn transfer(&self, target: &Buffer, data: &Arc<Vec<u8>>) -> Result<(Transfer, Box<dyn Timer>)> {
+        check_range(target, 0, data.len() as u64);
+        if data.is_empty() {
+            return Ok((Transfer::new(Started::default()), Box::new(NoTime)));
+        }
+        // Whoever used the target before is in the stream.
+        let before = Event::record(&self.card, &self.stream)?;
+        // SAFETY: the caller's contract puts the range inside the buffer, which is joined before it
+        // is dropped.
+        let (start, end) =
+            unsafe { self.transfers.start(&self.card, pointer(target, 0), data, &before)? };
+        let started = Started(Some(Arc::clone(&end)));
+        let origin = Arc::clone(&self.origin);
+        Ok((Transfer::new(started), Box::new(HipTimer { origin, start, end })))
+    }
+
+    fn join(&self, transfer: &Transfer) -> Result<()> {
+        match &transfer.handle::<Started>().0 {
+            Some(event) => self.stream.wait_for(event),
+            None => Ok(()),
+        }
+    }
+
+    fn read(&self, source: &Buffer, offset: u64, data: &mut [u8]) -> Result<()> {
+        check_range(source, offset, data.len() as u64);
+        if data.is_empty() {
+            return Ok(());
+        }
+        let (mut staging, source) = (lock(&self.staging), pointer(source, offset));
+        // SAFETY: as in `write`; `data` is borrowed exclusively until the call returns.
+        unsafe { staging.read(&self.card, &self.stream, source, data) }
+    }
+
+    fn copy(&self, region: &CopyRegion) -> Result<()> {
+        let [read_bytes, written_bytes] = region.spans();
+        check_range(region.source, region.source_offset, read_bytes);
+        check_range(region.target, region.target_offset, written_bytes);
+        if read_bytes == 0 {
+            return Ok(());
+        }
+        let source = pointer(region.source, region.source_offset);
+        let target = pointer(region.target, region.target_offset);
+        if region.rows == 1 {
+            // SAFETY: the caller's contract puts both ranges inside two different buffers, which
+            // the driver keeps until the copy is done.
+            return unsafe {
+                self.stream.copy(target, source, region.bytes as usize, Direction::OnDevice)
+            };
+        }
+        let driver = self.card.driver()?;
+        let size = [region.bytes as usize, region.rows as usize];
+        let (from, to) = (region.source_pitch as usize, region.target_pitch as usize);
+        // SAFETY: as above.
+        let code =
+            unsafe { driver.memcpy_2d((target, to), (source, from), size, self.stream.raw()) };
+        driver.check_memory("hipMemcpy2DAsync", code, region.target.bytes())
+    }
+
+    fn options(&self, source: &ProgramSource) -> String {
+        let (architecture, compiler) = (&self.architecture, self.compiler.version());
+        let options = self.compiler_options(source).join(" ");
+        format!("{architecture}, comgr {compiler}, {options}")
+    }
+
+    fn build(&self, source: &ProgramSource) -> Result<Program> {
+        let options = self.compiler_options(source);
+        let image = self.compiler.code_object(&self.architecture, source.source, &options);
+        let image = image.map_err(|log| self.build_error(source, &log))?;
+        self.load(source, &image)
+    }
+
+    fn binary(&self, program: &Program) -> Option<Vec<u8>> {
+        Some(program.handle::<Compiled>().image.clone())
+    }
+
+    fn load(&self, source: &ProgramSource, binary: &[u8]) -> Result<Program> {
+        let layout =
+            code_object::layout(binary, source.kernel, &self.architecture).map_err(|why| {
+                self.build_error(source, &format!("its code object is of no use: {why}"))
+            })?;
+        let module = Module::load(&self.card, binary)?;
+        let name = CString::new(source.kernel).expect("a kernel's name has no zero byte");
+        let function = Function(module.function(&name)?);
+        Ok(Program::new(Compiled { function, layout, image: binary.to_vec(), _module: module }))
+    }
+
+    fn launch(&self, program: &Program, launch: &Launch) -> Result<Box<dyn Timer>> {
+        let compiled: &Compiled = program.handle();
+        let refused = |detail| Error::Device { call: "packing arguments", detail };
+        let Launch { arguments, groups, local } = *launch;
+        let mut packed =
+            compiled.layout.pack(arguments, address, groups, local).map_err(refused)?;
+        let numbers = |sizes: [usize; 3]| -> Result<[u32; 3]> {
+            let [x, y, z] = sizes.map(u32::try_from);
+            let too_large = |_| refused(format!("a grid of {groups:?} is too large"));
+            Ok([x.map_err(too_large)?, y.map_err(too_large)?, z.map_err(too_large)?])
+        };
+        let (groups, local) = (numbers(groups)?, numbers(local)?);
+        let mut bytes = compiled.layout.bytes;
+        // HIP_LAUNCH_PARAM_BUFFER_POINTER, .._BUFFER_SIZE and .._END.
+        let mut extra: [Pointer; 5] = [
+            ptr::without_provenance_mut(1),
+            packed.as_mut_ptr().cast(),
+            ptr::without_provenance_mut(2),
+            (&raw mut bytes).cast(),
+            ptr::without_provenance_mut(3),
+        ];
+        let start = Event::record(&self.card, &self.stream)?;
+        let driver = self.card.driver()?;
+        // SAFETY: the buffer has all arguments as the code object says, and is copied by the call;
+        // the driver waits for launches before it lets go of memory that they use.
+        let code = unsafe {
+            driver.launch(compiled.function.0, groups, local, self.stream.raw(), extra.as_mut_ptr())
+        };
+        driver.check("hipModuleLaunchKernel", code)?;
+        let end = Arc::new(Event::record(&self.card, &self.stream)?);
+        Ok(Box::new(HipTimer { origin: Arc::clone(&self.origin), start, end }))
+    }
+
+    fn finish(&self) -> Result<()> {
+        self.stream.synchronize()?;
+        self.transfers.finish()
+    }
+}
