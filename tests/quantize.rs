@@ -20,6 +20,7 @@ use ellesmere::io::image::Image;
 use ellesmere::io::tensors::StoredType;
 use programs::{run, text};
 use psnr::psnr_db;
+use serde_json::Value;
 use tempfile::TempDir;
 
 fn demo() -> String {
@@ -136,39 +137,166 @@ fn misuse_is_one_line_that_says_what_is_wrong() {
     refused(&["missing", "a.gguf", "--type", "q8_0"], "", 1, &["missing: cannot be opened"]);
     let arguments = [&demo, "a.gguf", "--type", "q8_0", "--rules", "missing.rules"];
     refused(&arguments, "", 1, &["missing.rules: cannot be opened"]);
+    refused(&[&demo, "a.gguf"], "", 2, &["--type"]);
+    refused(&[&demo, "--type", "q8_0"], "", 2, &["OUTPUT"]);
+    let both = [&demo, "a.gguf", "--type", "q8_0", "--target-psnr", "35"];
+    refused(&both, "", 2, &["--target-psnr", "cannot be used with"]);
+    refused(&[&demo, "a.gguf", "--target-psnr", "-3"], "", 2, &["--target-psnr", "1 to 200"]);
+    let rules_out = [&demo, "a.gguf", "--type", "f16", "--rules-out", "b"];
+    refused(&rules_out, "", 2, &["--rules-out", "cannot be used with"]);
+    refused(&[&demo, "--type", "q8_0", "--report", "--pictures", "1"], "", 2, &["--pictures"]);
+    refused(&[&demo, "--type", "q8_0", "--report", "--size", "100x64"], "", 2, &["--size", "of 8"]);
 }
 
-#[test]
-fn integers_beside_the_weights_are_left_out() {
-    let model = random_model::write("bk-tiny");
-    let path = model.path().join("text_encoder/model.safetensors");
-    let bytes = std::fs::read(&path).unwrap();
-    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let ids: Vec<u8> = (0..77u64).flat_map(u64::to_le_bytes).collect();
-    let ids = safetensors::tensor::TensorView::new(safetensors::Dtype::I64, vec![1, 77], &ids);
-    let name = "text_model.embeddings.position_ids".to_string();
-    let mut all = tensors.tensors();
-    let count = all.len();
-    all.push((name.clone(), ids.unwrap()));
-    safetensors::serialize_to_file(all, None, &path).unwrap();
-    let folder = TempDir::new().unwrap();
-    let model = model.path().to_str().unwrap();
-    let done = run("quantize", &folder, &[model, "a.gguf", "--type", "q8_0"]);
+/// The fewest pictures that show anything, and the device that is always there.
+const SMALL: [&str; 8] = ["--device", "cpu", "--pictures", "2", "--steps", "2", "--size", "64x64"];
+
+/// All but the middle of the UNet as they are.
+const MIDDLE: &str = "unet.down_blocks.* f16\nunet.up_blocks.* f16\nunet.conv* f16\nunet.time* f16\n\
+                      vae.* f16\ntext_encoder.* f16\n";
+
+#[track_caller]
+fn facts(folder: &TempDir, rules: &str, arguments: &[&str]) -> Value {
+    std::fs::write(folder.path().join("some.rules"), rules).unwrap();
+    let demo = demo();
+    let arguments = [&[demo.as_str()], arguments, &SMALL, &["--rules", "some.rules"]].concat();
+    let done = run("quantize", folder, &[&arguments[..], &["--json"]].concat());
     assert!(done.status.success(), "{}", text(&done.stderr));
-    let file = Gguf::open(&folder.path().join("a.gguf")).unwrap();
-    let text_encoder = file.iter().filter(|(name, _)| name.starts_with("text_encoder."));
-    assert_eq!(text_encoder.count(), count);
-    assert!(file.info(&format!("text_encoder.{name}")).is_none());
+    let message = text(&done.stderr);
+    assert!(message.contains("times all pictures: about "), "{message}");
+    serde_json::from_slice(&done.stdout).unwrap()
 }
 
 #[test]
-fn a_model_that_is_broken_leaves_no_file() {
-    let model = random_model::write("bk-tiny");
-    let weights = model.path().join("unet/diffusion_pytorch_model.safetensors");
-    let mut bytes = std::fs::read(&weights).unwrap();
-    let end = bytes.len();
-    bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
-    std::fs::write(&weights, &bytes).unwrap();
-    let path = model.path().to_str().unwrap();
-    refused(&[path, "a.gguf", "--type", "q8_0"], "", 1, &["tensor ", "expected finite values"]);
+fn a_report_ranks_layers_by_what_they_do_to_pictures() {
+    let folder = TempDir::new().unwrap();
+    let rules = "unet.mid_block.* q4_0\nvae.encoder.conv_out.* q4_0\n* f16\n";
+    let report = facts(&folder, rules, &["--type", "f16", "--report"]);
+    let layers = report["layers"].as_array().unwrap();
+    assert!(layers.len() > 8, "{report}");
+    let psnr: Vec<f64> = layers.iter().map(|layer| layer["psnr_db"].as_f64().unwrap()).collect();
+    assert!(psnr.is_sorted(), "{psnr:?}");
+    assert!(psnr[0] > 20.0 && psnr.last() > psnr.first(), "{psnr:?}");
+    let mut fused = false;
+    for layer in layers {
+        let name = layer["layer"].as_str().unwrap();
+        fused |= name.ends_with("attn1.to_{q,k,v}");
+        assert!(name.starts_with("unet.mid_block.") || name == "vae.encoder.conv_out", "{name}");
+        assert_eq!((&layer["from"], &layer["type"]), (&"f16".into(), &"q4_0".into()), "{name}");
+        assert!(layer["saved_bytes"].as_i64().unwrap() > 0, "{name}");
+        assert!(layer["latents_error"].as_f64().unwrap() > 0.0, "{name}");
+    }
+    assert!(fused, "{report}");
+    assert!(report.get("file").is_none() && report.get("target").is_none());
+    let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
+    assert!(names.len() <= 2, "the rules, and perhaps a cache: {names:?}");
+}
+
+#[test]
+fn a_target_is_met_by_fewer_bytes_than_one_type_would_take() {
+    let folder = TempDir::new().unwrap();
+    let target = ["near.gguf", "--target-psnr", "50", "--rules-out", "near.rules"];
+    let found = &facts(&folder, MIDDLE, &target)["target"];
+    let of = |candidate: &Value| {
+        (
+            candidate["psnr_db"].as_f64().unwrap_or(f64::INFINITY),
+            candidate["bytes"].as_u64().unwrap(),
+        )
+    };
+    let (psnr, bytes) = of(&found["chosen"]);
+    assert!(psnr >= 50.0, "{found}");
+    let drawn = found["drawn"].as_array().unwrap();
+    for name in ["q4_0", "q4_k", "q5_0", "q6_k", "q8_0", "f16", "mixed 1"] {
+        assert!(drawn.iter().any(|candidate| candidate["name"] == name), "{name}: {found}");
+    }
+    for candidate in drawn {
+        let (psnr, more) = of(candidate);
+        assert!(psnr < 50.0 || more >= bytes, "{found}");
+    }
+    // The picture that is drawn by the file is the one that was measured, in 8 bits.
+    let draw = |model: &str, output: &str| {
+        let prompt = ["sunset over the sea with a white boat", "--device", "cpu", "--dtype", "f32"];
+        let how = ["--steps", "2", "--seed", "1", "--guidance", "4", "--size", "64x64"];
+        let more = ["--model", model, "--output", output];
+        let done = run("sd", &folder, &[&prompt[..], &how, &more].concat());
+        assert!(done.status.success(), "{}", text(&done.stderr));
+        Image::open(&folder.path().join(output)).unwrap().pixels().to_vec()
+    };
+    let distance = psnr_db(255.0, &draw("near.gguf", "a.png"), &draw(&demo(), "b.png"));
+    // Rounding to 8 bits adds a twelfth of a level squared to each of two pictures: 56 dB.
+    let worst = found["chosen"]["worst_psnr_db"].as_f64().unwrap();
+    let least = -10.0 * (10f64.powf(-worst / 10.0) + 10f64.powf(-5.6)).log10();
+    assert!(distance >= least - 0.5, "{distance} dB, of {worst} dB at worst");
+    // The rules say the same as the file.
+    let demo = demo();
+    let again = ["again.gguf", "--type", "f16", "--rules", "near.rules"];
+    let done = run("quantize", &folder, &[&[demo.as_str()][..], &again].concat());
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    let [near, again] =
+        ["near.gguf", "again.gguf"].map(|name| std::fs::read(folder.path().join(name)).unwrap());
+    assert!(near == again);
+}
+
+#[test]
+fn a_target_that_cannot_be_met_says_what_can() {
+    let demo = demo();
+    let arguments = [&[demo.as_str(), "a.gguf", "--target-psnr", "150"], &SMALL[..]].concat();
+    let arguments = [&arguments[..], &["--rules", "a.rules"]].concat();
+    let folder = TempDir::new().unwrap();
+    std::fs::write(folder.path().join("a.rules"), "unet.conv_out* f16\nunet.mid_block.* q4_0")
+        .unwrap();
+    let done = run("quantize", &folder, &arguments);
+    let message = text(&done.stderr);
+    assert_eq!(done.status.code(), Some(1), "{message}");
+    assert!(message.contains("--target-psnr: expected at most "), "{message}");
+    assert!(!folder.path().join("a.gguf").exists());
+}
+
+/// Starts the program, interrupts it when `ready` says so of its folder and of what it has said, and
+/// checks that nothing is left that looks finished. Whether it was in time.
+#[cfg(unix)]
+fn interrupted(arguments: &[&str], ready: impl Fn(&Path, &str) -> bool) -> bool {
+    let (folder, log) = (TempDir::new().unwrap(), tempfile::NamedTempFile::new().unwrap());
+    let said = || std::fs::read_to_string(log.path()).unwrap();
+    let mut child = programs::command("quantize", &folder)
+        .args(arguments)
+        .stdout(std::process::Stdio::null())
+        .stderr(log.reopen().unwrap())
+        .spawn()
+        .unwrap();
+    while !ready(folder.path(), &said()) && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    let id = child.id().to_string();
+    std::process::Command::new("kill").args(["-INT", &id]).status().unwrap();
+    let status = child.wait().unwrap();
+    match status.code() {
+        Some(0) => Gguf::open(&folder.path().join("a.gguf")).map(|_| false).unwrap(),
+        Some(130) => {
+            assert!(said().contains("stopped; a.gguf was not written"), "{}", said());
+            let names = std::fs::read_dir(folder.path()).unwrap();
+            let left: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+            assert!(left.iter().all(|name| name == "cache"), "{left:?}");
+            true
+        }
+        other => panic!("{other:?}: {}", said()),
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_leaves_no_file_that_looks_finished() {
+    let demo = demo();
+    // While it writes: the file is beside its place until it is whole. A quick machine may be done
+    // before the signal arrives.
+    let writes = |folder: &Path, _: &str| {
+        let mut names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+        names.any(|name| name.to_string_lossy().ends_with(".part"))
+    };
+    let arguments = [&demo, "a.gguf", "--type", "q4_k"];
+    assert!((0..10).any(|_| interrupted(&arguments, writes)), "never in time");
+    // While it draws, which takes some hundred times as long as what it has done when it says so.
+    let draws = |_: &Path, said: &str| said.contains("times all pictures");
+    let arguments = [&[demo.as_str(), "a.gguf", "--target-psnr", "35"], &SMALL[..]].concat();
+    assert!(interrupted(&arguments, draws));
 }

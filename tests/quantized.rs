@@ -6,6 +6,7 @@ mod common;
 use std::ops::ControlFlow;
 
 use common::psnr::psnr_db;
+use ellesmere::io::tensors::StoredType;
 use ellesmere::models::ModelFiles;
 use ellesmere::pipeline::{Component, LoadOptions, Pipeline, Request, VaeTiling};
 use ellesmere::{DType, Device, DeviceOptions, Format};
@@ -117,4 +118,61 @@ fn what_saves_memory_leaves_the_picture_as_it_is() {
     let (picture, less_bytes) = draw(&offloaded, &tiled);
     assert!(less_bytes < peak_bytes);
     assert!(picture == expected, "{} dB", psnr_db(1.0, &picture, &expected));
+}
+
+#[test]
+fn a_weight_that_is_held_in_another_type_is_all_that_changes() {
+    let device = Device::cpu();
+    let request = Request { width: Some(64), height: Some(64), steps: 1, ..request() };
+    let draw = |files: &ModelFiles| {
+        let pipeline = Pipeline::load(&device, files, DType::F32, &LoadOptions::default()).unwrap();
+        let mut pictures = pipeline.generate(&request, &mut |_| ControlFlow::Continue(())).unwrap();
+        pictures.remove(0).rgb
+    };
+    let exact = draw(&demo(None));
+    let mut files = demo(None);
+    files.unet.weights.keep_loaded();
+    assert!(draw(&files) == exact);
+    // A matrix of three that are held as one, a convolution, one of too few outputs for blocks, a
+    // table and a vector: each is rounded, and only while it is asked for.
+    let block = "mid_block.attentions.0.transformer_blocks.0";
+    for (name, stored) in [
+        (format!("{block}.attn1.to_k.weight"), StoredType::Blocks(Format::Q4_0)),
+        ("mid_block.resnets.0.conv1.weight".to_string(), StoredType::Blocks(Format::Q4_1)),
+        ("conv_out.weight".to_string(), StoredType::Blocks(Format::Q5_0)),
+        ("mid_block.resnets.0.time_emb_proj.weight".to_string(), StoredType::BF16),
+        ("mid_block.resnets.0.norm1.weight".to_string(), StoredType::BF16),
+    ] {
+        files.unet.weights.hold_as(&name, Some(stored)).unwrap();
+        let changed = draw(&files);
+        let distance = psnr_db(1.0, &changed, &exact);
+        assert!(distance > 20.0 && distance.is_finite(), "{name} as {stored}: {distance} dB");
+        assert!(draw(&files) == changed, "{name}: kept as it was");
+        let mut alone = demo(None);
+        alone.unet.weights.hold_as(&name, Some(stored)).unwrap();
+        assert!(draw(&alone) == changed, "{name}: not from what was kept");
+        files.unet.weights.hold_as(&name, None).unwrap();
+        assert!(draw(&files) == exact, "{name}: as the file has it");
+    }
+    let message =
+        files.unet.weights.hold_as("conv_in.weight", Some(StoredType::Blocks(Format::Q8_0)));
+    let message = message.unwrap_err().to_string();
+    assert!(message.ends_with("expected rows of a multiple of 32 for q8_0, got 4"), "{message}");
+    let message = files.unet.weights.hold_as("conv_inn.weight", None).unwrap_err().to_string();
+    assert!(message.ends_with("conv_inn.weight: is missing"), "{message}");
+    // All that `quantize` holds in blocks, one by one: the same weights.
+    let expected = draw(&demo(Some(Format::Q8_0)));
+    let (blocks, mut files) = (demo(Some(Format::Q8_0)), demo(None));
+    for (weights, of) in [
+        (&mut files.text_encoder.weights, &blocks.text_encoder.weights),
+        (&mut files.unet.weights, &blocks.unet.weights),
+        (&mut files.vae.weights, &blocks.vae.weights),
+    ] {
+        // Tables are values whatever `quantize` says.
+        let formats = of.formats().into_iter().filter(|(name, _)| !name.contains(".embeddings."));
+        for (name, format) in formats {
+            weights.hold_as(&name, Some(StoredType::Blocks(format))).unwrap();
+        }
+    }
+    assert!(draw(&files) == expected);
 }

@@ -3,6 +3,7 @@
 
     python tools/quality.py --sd target/release/examples/sd --device cpu
     python tools/quality.py --sd target/release/examples/sd --formats f32,q8_0 --prompts 10
+    python tools/quality.py --sd target/release/examples/sd --formats mixed=mixed.gguf
 
 Each storage draws the same prompts with the same seeds as tools/adherence.py. PSNR and SSIM
 (Wang et al., "Image Quality Assessment", 2004; windows of 7 by 7 of the luma) are against the
@@ -40,8 +41,16 @@ class Run:
     seconds: float
 
 
+def options_of(storage: str) -> list[str]:
+    """A name is a type of all weights; NAME=FILE is a model of its own."""
+    if storage in ("f32", "f16"):
+        return ["--dtype", storage]
+    _, _, file = storage.partition("=")
+    return ["--dtype", "f32", *(["--model", file] if file else ["--quantize", storage])]
+
+
 def draw(program: Path, storage: str, prompts: list, more: list[str]) -> Run:
-    dtype = ["--dtype", storage] if storage in ("f32", "f16") else ["--dtype", "f32", "--quantize", storage]
+    dtype = options_of(storage)
     pictures, agreed, seconds, facts = [], 0, [], {}
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "picture.png"
@@ -86,7 +95,7 @@ def main() -> int:
         metavar="PROGRAM",
         help="the program; options that this script does not know (--device D, --model DIR, ...) are passed on to it",
     )
-    parser.add_argument("--formats", default=",".join(STORAGES), help="what to compare; f32 is always first (default %(default)s)")
+    parser.add_argument("--formats", default=",".join(STORAGES), help="what to compare, NAME=FILE for a model of its own; f32 is always first (default %(default)s)")
     parser.add_argument("--prompts", type=int, default=120, metavar="N", help="so many of 120 pictures (default %(default)s)")
     arguments, more = parser.parse_known_args()
     prompts = [(prompt, scene, seed) for seed in SEEDS for prompt, scene in fixed_prompts()][: arguments.prompts]
@@ -101,7 +110,7 @@ def main() -> int:
         distance = "" if storage == "f32" else f"{np.mean(near):.1f}"
         worst = "" if storage == "f32" else f"{min(near):.1f}"
         sizes = f"{run.weight_bytes / 1e6:.1f} | {run.peak_bytes / 1e6:.1f}"
-        print(f"| {storage} | {distance} | {worst} | {likeness:.4f} | {run.adherence:.1%} | {sizes} | {run.seconds:.2f} |", flush=True)
+        print(f"| {storage.partition('=')[0]} | {distance} | {worst} | {likeness:.4f} | {run.adherence:.1%} | {sizes} | {run.seconds:.2f} |", flush=True)
     return 0
 
 

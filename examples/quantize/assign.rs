@@ -29,11 +29,23 @@ pub struct Planned {
     /// The name and shape in `weights`.
     pub name: String,
     pub shape: Vec<usize>,
+    /// How it is in the model.
+    pub source: StoredType,
     pub target: NewTensor,
+    /// Whether a rule said so.
+    pub decided: bool,
     /// What was asked for, where the rows do not allow it.
     pub wanted: Option<StoredType>,
     /// Whether a convolution's channels come last in the file.
     pub channels_last: bool,
+}
+
+impl Planned {
+    /// What it takes in a type; in one whose blocks are no whole rows, what that many values take.
+    pub fn bytes_as(&self, stored: StoredType) -> usize {
+        let values: usize = self.shape.iter().product();
+        values.div_ceil(stored.block_values()) * stored.block_bytes()
+    }
 }
 
 pub fn plan(files: ModelFiles, stored: StoredType, rules: &Rules) -> Result<Plan> {
@@ -67,13 +79,12 @@ pub fn plan(files: ModelFiles, stored: StoredType, rules: &Rules) -> Result<Plan
         for name in weights.names() {
             let known = folder || COMPONENTS.iter().any(|prefix| name.starts_with(prefix));
             // Integers are no weights: positions, which no one needs.
-            let known = known && weights.stored_type(name).is_some();
-            let Some(shape) = weights.shape(name).filter(|_| known) else { continue };
+            let Some(source) = weights.stored_type(name).filter(|_| known) else { continue };
+            let Some(shape) = weights.shape(name) else { continue };
             let full = format!("{prefix}{name}");
-            let wanted = match rules.decide(&full) {
-                Some(stored) if shape.len() > 1 => stored,
-                _ => usual(&full, &shape, stored),
-            };
+            let rule = rules.decide(&full).filter(|_| shape.len() > 1);
+            let (decided, wanted) =
+                (rule.is_some(), rule.unwrap_or_else(|| usual(&full, &shape, stored)));
             let channels_last = folder && shape.len() == 4;
             let mut stored_shape = shape.clone();
             if channels_last {
@@ -83,7 +94,16 @@ pub fn plan(files: ModelFiles, stored: StoredType, rules: &Rules) -> Result<Plan
             let target = NewTensor { name: full, stored, shape: stored_shape };
             let wanted = (stored != wanted).then_some(wanted);
             let (weights, name) = (weights.clone(), name.to_string());
-            tensors.push(Planned { weights, name, shape, target, wanted, channels_last });
+            tensors.push(Planned {
+                weights,
+                name,
+                shape,
+                source,
+                target,
+                decided,
+                wanted,
+                channels_last,
+            });
         }
     }
     rules.check_all_matched()?;
@@ -107,7 +127,7 @@ fn usual(name: &str, shape: &[usize], stored: StoredType) -> StoredType {
 }
 
 /// `wanted`, or what [takes its place](Format::for_inputs) where rows are not whole blocks of it.
-fn possible(wanted: StoredType, shape: &[usize]) -> StoredType {
+pub fn possible(wanted: StoredType, shape: &[usize]) -> StoredType {
     let row = shape.last().copied().unwrap_or(1);
     match wanted {
         StoredType::Blocks(format) => {

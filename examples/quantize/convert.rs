@@ -1,7 +1,6 @@
 //! Writes a plan, some rows at a time.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use ellesmere::io::gguf::{self, TensorData};
@@ -13,17 +12,13 @@ use half::{bf16, f16};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::assign::{Plan, Planned};
+use crate::stop;
 
 /// How many values are in memory at a time, and as many again where their order changes.
 const PIECE: usize = 1 << 20;
 
-/// Set by Ctrl-C; looked at after every piece.
-static STOPPED: AtomicBool = AtomicBool::new(false);
-
 /// Writes the file; answers with the seconds that it took.
 pub fn write(path: &Path, plan: &Plan) -> Result<f64> {
-    let stopped = ctrlc::set_handler(|| STOPPED.store(true, Ordering::SeqCst));
-    stopped.map_err(|error| Error::argument("Ctrl-C", error))?;
     let weights: usize = plan.tensors.iter().map(count).sum();
     let style =
         ProgressStyle::with_template("{wide_bar} {percent:>3} % {elapsed} left {eta} {msg}");
@@ -60,7 +55,7 @@ fn write_tensor(planned: &Planned, data: &mut TensorData<'_>, bar: &ProgressBar)
     let size = count(planned) / outputs.max(1);
     let step = (PIECE / size.max(1)).max(1);
     for first in (0..outputs).step_by(step) {
-        if STOPPED.load(Ordering::SeqCst) {
+        if stop::is_asked_for() {
             return Err(Error::Cancelled);
         }
         let range = first * size..(first + step).min(outputs) * size;
@@ -76,7 +71,7 @@ fn write_tensor(planned: &Planned, data: &mut TensorData<'_>, bar: &ProgressBar)
 }
 
 /// `[O, I, kH, kW]` as `[O, kH, kW, I]`.
-fn with_channels_last(values: &[f32], inputs: usize, pixels: usize) -> Vec<f32> {
+pub fn with_channels_last(values: &[f32], inputs: usize, pixels: usize) -> Vec<f32> {
     let mut sorted = Vec::with_capacity(values.len());
     for output in values.chunks_exact(inputs * pixels) {
         for pixel in 0..pixels {

@@ -1,6 +1,7 @@
 //! Which tensor gets which type, by patterns of names.
 
 use std::cell::Cell;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use ellesmere::io::read_text;
@@ -53,6 +54,16 @@ impl Rules {
         Ok(Self { path: path.to_path_buf(), rules })
     }
 
+    /// These rules, and after them one for each name.
+    pub fn with(mut self, stored: &[(String, StoredType)]) -> Self {
+        self.rules.extend(stored.iter().map(|(name, stored)| Rule {
+            pattern: name.clone(),
+            stored: *stored,
+            matched: Cell::new(false),
+        }));
+        self
+    }
+
     /// The type of the first rule whose pattern fits.
     pub fn decide(&self, name: &str) -> Option<StoredType> {
         // Patterns that come too late fit as well: what they say is not wrong, but late.
@@ -71,6 +82,16 @@ impl Rules {
                 Err(Error::file(&self.path, detail))
             }
         }
+    }
+}
+
+/// As [`Rules::open`] reads it.
+impl fmt::Display for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self.rules.iter().map(|rule| rule.pattern.len()).max().unwrap_or(0);
+        self.rules
+            .iter()
+            .try_for_each(|rule| writeln!(f, "{:width$}  {}", rule.pattern, rule.stored))
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use ellesmere::io::tensors::StoredType;
+use serde_json::{Value, json};
 
 use crate::assign::Plan;
 use crate::convert::count;
@@ -28,6 +29,17 @@ impl Row {
         let megabytes = self.bytes as f64 / 1e6;
         format!("{name:8} {:7} {megabytes:10.1} {bits:11.2}\n", self.tensors)
     }
+}
+
+/// The same facts for programs.
+pub fn json(plan: &Plan, path: &Path) -> Value {
+    let mut types: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut bytes = 0;
+    for planned in &plan.tensors {
+        bytes += planned.target.size_bytes().unwrap_or(0);
+        *types.entry(planned.target.stored.name()).or_default() += 1;
+    }
+    json!({ "path": path.display().to_string(), "bytes": bytes, "tensors": types })
 }
 
 /// A row for each type and the total, and what could not be stored as was asked.

@@ -314,6 +314,11 @@ impl Device {
         self.inner.programs.stats()
     }
 
+    /// Whether both are handles to the same one.
+    pub(crate) fn is(&self, other: &Device) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     /// Whether launches take place: false on a dry run.
     pub fn executes(&self) -> bool {
         self.inner.backend.executes()

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use crate::io::one_line;
 use crate::io::tensors::{StoredType, TensorFile};
-use crate::nn::{Reader, TensorSource};
+use crate::nn::{KeptWeights, Reader, TensorSource};
 use crate::{Error, Format, Result};
 
+mod held;
 mod stored;
 
 pub use stored::StoredTensor;
@@ -32,6 +33,9 @@ pub struct Checkpoint {
     tensors: BTreeMap<String, Slot>,
     /// What matrices and convolutions are to be held in.
     format: Option<Format>,
+    /// What single tensors are to be held as.
+    held: BTreeMap<String, StoredType>,
+    kept: Option<KeptWeights>,
 }
 
 /// Where a tensor is: all of a stored one, or one of several equal parts of its rows.
@@ -76,7 +80,8 @@ impl Checkpoint {
                 }
             }
         }
-        Ok(Checkpoint { origin: origin.to_path_buf(), files, tensors, format: None })
+        let origin = origin.to_path_buf();
+        Ok(Checkpoint { origin, files, tensors, format: None, held: BTreeMap::new(), kept: None })
     }
 
     /// Every tensor of a file, by the name that it has there.
@@ -162,6 +167,11 @@ impl Checkpoint {
         self.files[slot.file].info(&slot.stored_name)?.stored_type()
     }
 
+    /// The name that a tensor has in its file.
+    pub fn stored_name(&self, name: &str) -> Option<&str> {
+        self.tensors.get(name).map(|slot| slot.stored_name.as_str())
+    }
+
     /// Whether there is a tensor of this canonical name.
     pub fn contains(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
@@ -185,6 +195,7 @@ impl Checkpoint {
     /// only what the files have in blocks.
     pub fn quantize(&mut self, format: Option<Format>) {
         self.format = format;
+        self.kept = self.kept.take().map(|_| KeptWeights::default());
     }
 
     /// What [`Checkpoint::quantize`] was given.
@@ -220,15 +231,16 @@ impl TensorSource for Checkpoint {
     }
 
     fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        Ok(self.tensor(name, shape)?.to_f32())
+        self.held_values(name, shape)
     }
 
     fn reader(&self, name: &str, shape: &[usize]) -> Result<Option<Reader>> {
         let tensor = self.tensor(name, shape)?;
         let (stored_type, length) = (tensor.stored_type(), tensor.bytes().len());
         let slot = &self.tensors[name];
-        // What lies in another order than it is asked for, or in blocks, is no range of a file.
-        if stored_type.block_values() > 1 || self.channels_last(slot) {
+        // What lies in another order than it is asked for, in blocks or is rounded, is no range of a file.
+        let held = self.held.get(name).is_some_and(|held| *held != stored_type);
+        if stored_type.block_values() > 1 || self.channels_last(slot) || held {
             return Ok(None);
         }
         let (file, stored_name) = (Arc::clone(&self.files[slot.file]), slot.stored_name.clone());
@@ -250,10 +262,23 @@ impl TensorSource for Checkpoint {
         if outputs < LEAST_OUTPUTS {
             return None;
         }
-        match self.stored(name) {
-            Some((format, _)) => Some(format),
-            None => self.format?.for_inputs(shape[1]),
+        match (self.held.get(name), self.stored(name)) {
+            (Some(&StoredType::Blocks(format)), _) => Some(format),
+            (Some(_), _) => None,
+            (None, Some((format, _))) => Some(format),
+            (None, None) => self.format?.for_inputs(shape[1]),
         }
+    }
+
+    fn blocks(&self, name: &str, shape: &[usize], format: Format) -> Result<Vec<u8>> {
+        match self.stored(name) {
+            Some((stored, blocks)) if stored == format => Ok(blocks.to_vec()),
+            _ => self.held_blocks(name, shape, format),
+        }
+    }
+
+    fn kept(&self) -> Option<&KeptWeights> {
+        self.kept.as_ref()
     }
 
     fn stored(&self, name: &str) -> Option<(Format, &[u8])> {

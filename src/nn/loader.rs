@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use super::KeptWeights;
 use crate::device::Source;
 use crate::ops::SplitWeights;
 use crate::quant;
@@ -65,10 +66,13 @@ pub trait TensorSource {
         {
             return Ok(blocks.to_vec());
         }
-        let rows = channels_last(self.read(name, shape)?, shape);
-        let mut blocks = vec![0; quant::bytes(format, rows.len())?];
-        quant::encode(format, &rows, &mut blocks)?;
-        Ok(blocks)
+        encoded(self.read(name, shape)?, shape, format)
+    }
+
+    /// Where weights that were loaded of this source are kept for the next model of it, if it wants
+    /// them kept.
+    fn kept(&self) -> Option<&KeptWeights> {
+        None
     }
 }
 
@@ -98,17 +102,32 @@ impl fmt::Debug for Reader {
     }
 }
 
-/// `[O, I, kH, kW]` as `[O, kH, kW, I]`.
-fn channels_last(values: Vec<f32>, shape: &[usize]) -> Vec<f32> {
+/// The values of a weight `[O, I, ..]` as O rows of blocks, each over (row, column, channel).
+pub(crate) fn encoded(values: Vec<f32>, shape: &[usize], format: Format) -> Result<Vec<u8>> {
     let taps: usize = shape.iter().skip(2).product();
-    if taps == 1 {
+    let rows = transposed(values, shape[1], taps);
+    let mut blocks = vec![0; quant::bytes(format, rows.len())?];
+    quant::encode(format, &rows, &mut blocks)?;
+    Ok(blocks)
+}
+
+/// What the blocks of [`encoded`] stand for, in the order of the values.
+pub(crate) fn decoded(blocks: &[u8], shape: &[usize], format: Format) -> Result<Vec<f32>> {
+    let taps: usize = shape.iter().skip(2).product();
+    let mut rows = vec![0.0; shape.iter().product()];
+    quant::decode(format, blocks, &mut rows)?;
+    Ok(transposed(rows, taps, shape[1]))
+}
+
+/// Matrices `[rows, columns]`, each as `[columns, rows]`.
+fn transposed(values: Vec<f32>, rows: usize, columns: usize) -> Vec<f32> {
+    if rows == 1 || columns == 1 {
         return values;
     }
-    let channels = shape[1];
-    let row = |row: &[f32]| -> Vec<f32> {
-        (0..taps * channels).map(|at| row[at % channels * taps + at / channels]).collect()
+    let turned = |matrix: &[f32]| -> Vec<f32> {
+        (0..rows * columns).map(|at| matrix[at % rows * columns + at / rows]).collect()
     };
-    values.par_chunks(taps * channels).flat_map_iter(row).collect()
+    values.par_chunks(rows * columns).flat_map_iter(turned).collect()
 }
 
 /// What a layer is loaded with: a source of tensors, a place in its names, a device, and how
@@ -205,7 +224,7 @@ impl<'a> Loader<'a> {
         let shape = [outputs, inputs];
         let source = self.source(names, &shape)?;
         let all_outputs = names.len() * outputs;
-        let weights = match self.format(names, &shape) {
+        self.kept(names, || match self.format(names, &shape) {
             None => {
                 let stacked = [all_outputs, inputs, 1, 1];
                 SplitWeights::conv2d_of(self.device, self.dtype, stacked, source)
@@ -214,8 +233,7 @@ impl<'a> Loader<'a> {
                 let read = || self.blocks(names, &shape, format);
                 SplitWeights::blocks(self.device, format, [all_outputs, inputs, 1], read)
             }
-        };
-        weights.map_err(|error| self.named(names[0], error))
+        })
     }
 
     /// The weight of a convolution, `[O, I, kH, kW]`.
@@ -225,15 +243,30 @@ impl<'a> Loader<'a> {
     /// As [`Loader::vector`].
     pub fn convolution(&self, name: &str, shape: [usize; 4]) -> Result<SplitWeights> {
         let source = self.source(&[name], &shape)?;
-        let weights = match self.format(&[name], &shape) {
+        self.kept(&[name], || match self.format(&[name], &shape) {
             None => SplitWeights::conv2d_of(self.device, self.dtype, shape, source),
             Some(format) => {
                 let [outputs, channels, height, width] = shape;
                 let read = || self.blocks(&[name], &shape, format);
                 SplitWeights::blocks(self.device, format, [outputs, channels, height * width], read)
             }
+        })
+    }
+
+    /// The weight of these tensors that the source keeps, or else what `load` gives.
+    fn kept(
+        &self,
+        names: &[&str],
+        load: impl FnOnce() -> Result<SplitWeights>,
+    ) -> Result<SplitWeights> {
+        let weights = match self.source.kept() {
+            None => load(),
+            Some(kept) => {
+                let full = names.iter().map(|name| format!("{}{name}", self.prefix)).collect();
+                kept.get(self.device, self.dtype, full, load)
+            }
         };
-        weights.map_err(|error| self.named(name, error))
+        weights.map_err(|error| self.named(names[0], error))
     }
 
     /// The format that all of these have.

@@ -14,6 +14,7 @@
 mod attention;
 mod conv2d;
 mod feed_forward;
+mod kept;
 mod linear;
 mod loader;
 mod norm;
@@ -23,8 +24,10 @@ mod table;
 pub use attention::{CrossAttention, Heads, SelfAttention};
 pub use conv2d::{Conv2d, Upsample};
 pub use feed_forward::FeedForward;
+pub use kept::KeptWeights;
 pub use linear::Linear;
 pub use loader::{Loader, Reader, TensorSource};
+pub(crate) use loader::{decoded, encoded};
 pub use norm::{GroupNorm, LayerNorm};
 pub use resnet::{Resnet, ResnetShape};
 pub use table::Table;

@@ -13,8 +13,8 @@ use crate::{DType, Format, Result, quant};
 /// allows: one, or pieces of its outputs, each of whole panels.
 ///
 /// Ops run once for each piece, by the algorithm that they would choose for all outputs, and what
-/// they give is put together: the result is that of one block, to the bit.
-#[derive(Debug)]
+/// they give is put together: the result is that of one block, to the bit. Cloning shares it.
+#[derive(Clone, Debug)]
 pub struct SplitWeights {
     /// At least one.
     pieces: Vec<Weights>,

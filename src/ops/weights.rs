@@ -20,8 +20,8 @@ pub const PANEL: usize = 32;
 ///
 /// It is on the device, or, if it was made while [`Device::offload_weights`] was in force, on the
 /// host or in its file, and copied to the device just before each use. A pipeline that runs out of
-/// memory may move it to the host later.
-#[derive(Debug)]
+/// memory may move it to the host later. Cloning shares it.
+#[derive(Clone, Debug)]
 pub struct Weights {
     home: Arc<Home>,
     storage: Storage,
