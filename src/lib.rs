@@ -47,8 +47,9 @@
 //! - Activations are **channels last**: `[N, H, W, C]`, tokens `[N, L, C]`. Files and pictures keep
 //!   the ecosystem's order; the conversion stands at that border alone.
 //! - **Storage** is f32 or f16, of weights also blocks of few bits; **arithmetic** is f32, but that
-//!   matrix units multiply f16 that is stored as such, and sum in f32. Masks are large finite values: kernels never
-//!   rely on infinities or NaN.
+//!   matrix units multiply f16 that is stored as such, and sum in f32, and that matrices are multiplied
+//!   in bytes where a weight asks for it ([`ops::Products`]). Masks are large finite values: kernels
+//!   never rely on infinities or NaN.
 //! - Each kernel has a **definition** in plain Rust that accumulates in f64. Every device agrees
 //!   with it, within a tolerance that its test derives, or is wrong.
 //! - What a caller can get wrong is found **before the first launch** and names the argument and

@@ -43,6 +43,7 @@ fn small(case: &Case) -> Sizes {
         "peak_launch" => &[("value", 3)],
         "peak_local" => &[("groups", 2), ("turns", 2)],
         "peak_memory" => &[("elements", 1031)],
+        "qgemm_i8" => &[("rows", 67), ("outputs", 37), ("inputs", 64), ("columns", 21)],
         "timestep_embedding" => &[("samples", 2), ("width", 10)],
         "token_embedding" => &[("samples", 2), ("length", 5), ("channels", 12), ("vocabulary", 9)],
         "winograd_local" => &[("height", 5), ("width", 7), ("channels", 16), ("outputs", 37)],

@@ -70,6 +70,7 @@ fn sizes(case: &Case) -> Sizes {
         "peak_launch" => &[("value", 3)],
         "peak_local" => &[("groups", 5), ("turns", 2)],
         "peak_memory" => &[("elements", 9001)],
+        "qgemm_i8" => &[("rows", 195), ("outputs", 133), ("inputs", 64)],
         "timestep_embedding" => &[("samples", 3), ("width", 320)],
         "token_embedding" => &[("samples", 2), ("length", 5), ("channels", 130), ("vocabulary", 9)],
         "winograd_local" => &[("height", 13), ("width", 19), ("channels", 16), ("outputs", 70)],

@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 use common::psnr::psnr_db;
 use ellesmere::io::tensors::StoredType;
 use ellesmere::models::ModelFiles;
+use ellesmere::ops::Products;
 use ellesmere::pipeline::{Component, LoadOptions, Pipeline, Request, VaeTiling};
 use ellesmere::{DType, Device, DeviceOptions, Format};
 
@@ -175,4 +176,22 @@ fn a_weight_that_is_held_in_another_type_is_all_that_changes() {
         }
     }
     assert!(draw(&files) == expected);
+}
+
+#[test]
+fn products_in_bytes_leave_pictures_near_those_of_f32() {
+    let options = LoadOptions::default();
+    let cpu = Device::cpu();
+    let (exact, _) = draw(&cpu, &demo(None), DType::F32, &options, &request());
+    let (numbers, _) = draw(&cpu, &demo(Some(Format::Q8_0)), DType::F32, &options, &request());
+    let mut files = demo(Some(Format::Q8_0));
+    files.multiply_in(Products::Int8);
+    let (picture, _) = draw(&cpu, &files, DType::F32, &options, &request());
+    assert!(picture != numbers);
+    // What q8_0 is to hold by itself.
+    let distance = psnr_db(1.0, &picture, &exact);
+    assert!(distance >= 40.0, "{distance} dB");
+    let tiled = Request { vae_tiling: VaeTiling::Exact, vae_tile: Some(64), ..request() };
+    let (banded, _) = draw(&cpu, &files, DType::F32, &options, &tiled);
+    assert!(banded == picture, "{} dB", psnr_db(1.0, &banded, &picture));
 }

@@ -65,6 +65,20 @@ fn draws_a_picture_with_its_parameters_inside() {
 }
 
 #[test]
+fn products_in_bytes_are_said_in_the_picture_and_in_the_plan() {
+    let folder = TempDir::new().unwrap();
+    let arguments = ["a boat", "--steps", "1", "--quantize", "q8_0", "--int8-products"];
+    let arguments = [&arguments[..], &["--device", "cpu"]].concat();
+    let output = sd(&folder, &arguments);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let bytes = text(&std::fs::read(folder.path().join("picture.png")).unwrap());
+    assert!(bytes.contains("Model: demo, Weights: q8_0, Products: int8"));
+    let plan = sd(&folder, &[&arguments[..], &["--plan", "--json"]].concat());
+    let plan: Value = serde_json::from_slice(&plan.stdout).unwrap();
+    assert_eq!(plan["int8_products"], true);
+}
+
+#[test]
 fn the_same_seed_is_the_same_picture_and_the_next_seed_another() {
     let folder = TempDir::new().unwrap();
     let draw = |seed: &str, name: &str| {
@@ -239,6 +253,7 @@ fn misuse_is_one_line_that_names_the_flag() {
     refused(&["a", "--size", "100x100"], 2, &["--size", "multiples of 8"]);
     refused(&["a", "--size", "big"], 2, &["--size", "WIDTHxHEIGHT"]);
     refused(&["a", "--quantize", "q3_k"], 2, &["--quantize", "q8_0", "q3_k"]);
+    refused(&["a", "--int8-products"], 2, &["--int8-products", "--quantize q8_0"]);
     refused(&["a", "--steps", "0"], 2, &["steps", "got 0"]);
     refused(&["a", "--scheduler", "nope"], 2, &["nope", "euler"]);
     refused(&["a", "--dtype", "f8"], 2, &["--dtype", "f32 or f16"]);

@@ -5,10 +5,11 @@
     python tools/quality.py --sd target/release/examples/sd --formats f32,q8_0 --prompts 10
     python tools/quality.py --sd target/release/examples/sd --formats mixed=mixed.gguf
 
-Each storage draws the same prompts with the same seeds as tools/adherence.py. PSNR and SSIM
-(Wang et al., "Image Quality Assessment", 2004; windows of 7 by 7 of the luma) are against the
-pictures of f32: the mean over pictures, and the worst PSNR. Adherence is the share of attributes
-that the judge of tools/adherence.py sees as asked for. Seconds are the least of all pictures.
+Each storage draws the same prompts with the same seeds as tools/adherence.py; +int8 multiplies in
+bytes. PSNR and SSIM (Wang et al., "Image Quality Assessment", 2004; windows of 7 by 7 of the luma)
+are against the pictures of f32: the mean over pictures, and the worst PSNR. Adherence is the share
+of attributes that the judge of tools/adherence.py sees as asked for. Seconds are the least of all
+pictures.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 from scene_statistics import classify
 
-STORAGES = ["f32", "f16", "q8_0", "q6_k", "q5_k", "q5_0", "q4_k", "q4_0"]
+STORAGES = ["f32", "f16", "q8_0", "q8_0+int8", "q6_k", "q5_k", "q5_0", "q4_k", "q4_0", "q4_0+int8"]
 
 
 @dataclass
@@ -46,7 +47,9 @@ def options_of(storage: str) -> list[str]:
     if storage in ("f32", "f16"):
         return ["--dtype", storage]
     _, _, file = storage.partition("=")
-    return ["--dtype", "f32", *(["--model", file] if file else ["--quantize", storage])]
+    name, _, products = storage.partition("+")
+    how = ["--model", file] if file else ["--quantize", name]
+    return ["--dtype", "f32", *how, *([f"--{products}-products"] if products and not file else [])]
 
 
 def draw(program: Path, storage: str, prompts: list, more: list[str]) -> Run:

@@ -99,6 +99,12 @@ pub struct Arguments {
     #[arg(long, conflicts_with_all = ["quantize", "recommend"])]
     pub allow_quantize: bool,
 
+    /// Multiply matrices in blocks in bytes, with activations rounded to bytes for each product: quicker
+    /// where the device multiplies bytes quicker than floats (CPUs with AVX-512 VNNI), and somewhat
+    /// another picture again. Needs --quantize, or a model in blocks
+    #[arg(long)]
+    pub int8_products: bool,
+
     /// What the device may hold at once, e.g. 3584MB or 3.5GiB [default: most of what is free, or all
     /// of its memory where the driver does not tell]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, allow_hyphen_values = true)]

@@ -9,6 +9,7 @@ use ellesmere::io::atomic;
 use ellesmere::io::image::Image;
 use ellesmere::io::png::{self, Parameters};
 use ellesmere::models::{ModelFiles, Variant};
+use ellesmere::ops::Products;
 use ellesmere::pipeline::{
     InitImage, LoadOptions, OffloadTo, Picture, Pipeline, Plan, Request, recommend,
 };
@@ -54,6 +55,13 @@ pub fn draw(arguments: &Arguments) -> Result<()> {
         None => (demo::model()?, demo::GUIDANCE),
     };
     files.quantize(arguments.quantize);
+    if arguments.int8_products {
+        if files.unet.weights.formats().is_empty() && !arguments.allow_quantize {
+            let detail = "needs weights in blocks: give --quantize q8_0, or a model that has them";
+            return Err(Error::argument("--int8-products", detail));
+        }
+        files.multiply_in(Products::Int8);
+    }
     let mut request = Request {
         prompt: arguments.prompt.clone().unwrap_or_default(),
         negative_prompt: arguments.negative.clone(),
@@ -214,8 +222,10 @@ fn parameters(
         None => pipeline.default_scheduler()?,
     };
     let strength = request.init_image.as_ref().map(|image| image.strength);
-    let strength = strength.map(|strength| ("Denoising strength".to_owned(), strength.to_string()));
-    let format = files.format().map(|format| ("Weights".to_owned(), format.to_string()));
+    let strength = strength.map(|strength| ("Denoising strength", strength.to_string()));
+    let format = files.format().map(|format| ("Weights", format.to_string()));
+    let products = (files.products() == Products::Int8).then(|| ("Products", "int8".to_owned()));
+    let more = strength.into_iter().chain(format).chain(products);
     Ok(Parameters {
         prompt: request.prompt.clone(),
         negative_prompt: request.negative_prompt.clone(),
@@ -226,7 +236,7 @@ fn parameters(
         width: picture.width as u32,
         height: picture.height as u32,
         model: files.name.clone(),
-        more: strength.into_iter().chain(format).collect(),
+        more: more.map(|(key, value)| (key.to_owned(), value)).collect(),
     })
 }
 

@@ -40,6 +40,8 @@ mod peak_launch;
 mod peak_local;
 mod peak_memory;
 mod product;
+mod qgemm_i8;
+mod quantize_rows;
 mod rows;
 mod terms;
 mod timestep_embedding;
@@ -123,6 +125,12 @@ const KERNELS: &[Kernel] = &[
         name: "peak_memory",
         definition: peak_memory::definition,
         fast: Some(peak_memory::fast),
+    },
+    Kernel { name: "qgemm_i8", definition: qgemm_i8::definition, fast: Some(qgemm_i8::fast) },
+    Kernel {
+        name: "quantize_rows",
+        definition: quantize_rows::definition,
+        fast: Some(quantize_rows::fast),
     },
     Kernel { name: "timestep_embedding", definition: timestep_embedding::definition, fast: None },
     Kernel { name: "token_embedding", definition: token_embedding::definition, fast: None },

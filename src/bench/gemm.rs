@@ -1,5 +1,5 @@
 use super::{Case, Inputs, Run};
-use crate::ops::{self, Activation, Epilogue, Weights};
+use crate::ops::{self, Activation, Epilogue, Products, Weights};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -15,12 +15,20 @@ pub const CASE: Case = Case {
 
 /// Of a matrix in one tensor.
 pub(super) fn prepare(inputs: &Inputs) -> Result<Run> {
-    product(inputs, inputs.size("inputs"), None, ops::gemm)
+    product(inputs, inputs.size("inputs"), None, Products::F32, ops::gemm)
 }
 
 /// By an op, of a matrix in one tensor; or, where there are `columns`, of one whose first columns
 /// are so many, and whose others are in another tensor.
 pub(super) fn prepare_both<Op>(inputs: &Inputs, op: Op) -> Result<Run>
+where
+    Op: Fn(&Tensor, Option<&Tensor>, &Weights, Epilogue) -> Result<Tensor> + 'static,
+{
+    prepare_of(inputs, Products::F32, op)
+}
+
+/// As [`prepare_both`], of a weight that is multiplied in such a way.
+pub(super) fn prepare_of<Op>(inputs: &Inputs, products: Products, op: Op) -> Result<Run>
 where
     Op: Fn(&Tensor, Option<&Tensor>, &Weights, Epilogue) -> Result<Tensor> + 'static,
 {
@@ -30,18 +38,28 @@ where
         return Err(Error::argument("shape", detail));
     }
     match columns {
-        0 => product(inputs, k, None, op),
-        _ => product(inputs, columns, Some(inputs.tensor(&[1, rows, k - columns])?), op),
+        0 => product(inputs, k, None, products, op),
+        _ => {
+            let x2 = inputs.tensor(&[1, rows, k - columns])?;
+            product(inputs, columns, Some(x2), products, op)
+        }
     }
 }
 
-fn product<Op>(inputs: &Inputs, columns: usize, x2: Option<Tensor>, op: Op) -> Result<Run>
+fn product<Op>(
+    inputs: &Inputs,
+    columns: usize,
+    x2: Option<Tensor>,
+    products: Products,
+    op: Op,
+) -> Result<Run>
 where
     Op: Fn(&Tensor, Option<&Tensor>, &Weights, Epilogue) -> Result<Tensor> + 'static,
 {
     let [rows, n, k] = ["rows", "outputs", "inputs"].map(|name| inputs.size(name));
     let x = inputs.tensor(&[1, rows, columns])?;
-    let (weights, bias) = (inputs.weights([n, k, 1, 1])?, inputs.floats(&[n])?);
+    let weights = inputs.weights([n, k, 1, 1])?.multiplied_in(products);
+    let bias = inputs.floats(&[n])?;
     Ok(Box::new(move || {
         let activation = Activation::None;
         let epilogue = Epilogue { bias: Some(&bias), activation, residual: None };

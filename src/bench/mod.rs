@@ -31,6 +31,7 @@ mod layer_norm;
 pub mod peak;
 mod peak_cases;
 mod problem;
+mod qgemm_i8;
 pub mod roofline;
 mod suite;
 mod timestep_embedding;
@@ -79,6 +80,7 @@ pub const CASES: &[Case] = &[
     peak_cases::LAUNCH,
     peak_cases::LOCAL,
     peak_cases::MEMORY,
+    qgemm_i8::CASE,
     timestep_embedding::CASE,
     token_embedding::CASE,
     winograd::CASE,

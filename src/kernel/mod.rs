@@ -354,6 +354,30 @@ pub const KERNELS: &[Kernel] = &[
         source: source!("peak_memory.cl"),
     },
     Kernel {
+        name: "qgemm_i8",
+        summary: "multiplies quantised rows by weights in blocks, byte by byte",
+        parameters: &[
+            given("FORMAT", 8),
+            tuned("TILE_M", 64, &[16, 32, 64, 128]),
+            tuned("TILE_N", 64, &[32, 64, 128]),
+            tuned("ITEM_M", 4, &[4, 8]),
+            tuned("ITEM_N", 4, &[4, 8]),
+            tuned("DOT", 0, &[0, 1]),
+        ],
+        constraints: &[Constraint {
+            text: "the work-group fits the device",
+            holds: |values, info| (1..=info.max_work_group.min(256)).contains(&local_items(values)),
+        }],
+        source: source!(weights, "qgemm_i8.cl", "dot4.h"),
+    },
+    Kernel {
+        name: "quantize_rows",
+        summary: "rounds rows to bytes with a scale for each block",
+        parameters: &[given("WG_SIZE", 64)],
+        constraints: &[],
+        source: source!("quantize_rows.cl"),
+    },
+    Kernel {
         name: "timestep_embedding",
         summary: "turns timesteps into sines and cosines",
         parameters: &[tuned("WG_SIZE", 64, WORK_GROUPS)],

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::io::one_line;
 use crate::io::tensors::{StoredType, TensorFile};
 use crate::nn::{KeptWeights, Reader, TensorSource};
+use crate::ops::Products;
 use crate::{Error, Format, Result};
 
 mod held;
@@ -36,6 +37,8 @@ pub struct Checkpoint {
     /// What single tensors are to be held as.
     held: BTreeMap<String, StoredType>,
     kept: Option<KeptWeights>,
+    /// How those in blocks are to be multiplied.
+    products: Products,
 }
 
 /// Where a tensor is: all of a stored one, or one of several equal parts of its rows.
@@ -80,8 +83,15 @@ impl Checkpoint {
                 }
             }
         }
-        let origin = origin.to_path_buf();
-        Ok(Checkpoint { origin, files, tensors, format: None, held: BTreeMap::new(), kept: None })
+        Ok(Checkpoint {
+            origin: origin.to_path_buf(),
+            files,
+            tensors,
+            format: None,
+            held: BTreeMap::new(),
+            kept: None,
+            products: Products::default(),
+        })
     }
 
     /// Every tensor of a file, by the name that it has there.
@@ -203,6 +213,11 @@ impl Checkpoint {
         self.format
     }
 
+    /// Has devices multiply matrices in blocks in this way.
+    pub fn multiply_in(&mut self, products: Products) {
+        self.products = products;
+    }
+
     /// What is held in blocks, by name.
     pub fn formats(&self) -> BTreeMap<String, Format> {
         let format = |name: &String| Some((name.clone(), self.format(name, &self.shape(name)?)?));
@@ -279,6 +294,10 @@ impl TensorSource for Checkpoint {
 
     fn kept(&self) -> Option<&KeptWeights> {
         self.kept.as_ref()
+    }
+
+    fn products(&self) -> Products {
+        self.products
     }
 
     fn stored(&self, name: &str) -> Option<(Format, &[u8])> {

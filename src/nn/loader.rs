@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::KeptWeights;
 use crate::device::Source;
-use crate::ops::SplitWeights;
+use crate::ops::{Products, SplitWeights};
 use crate::quant;
 use crate::tensor::{Tensor, to_bytes};
 use crate::{DType, Device, Error, Format, Result};
@@ -52,6 +52,11 @@ pub trait TensorSource {
     /// it holds values.
     fn format(&self, name: &str, _shape: &[usize]) -> Option<Format> {
         self.stored(name).map(|(format, _)| format)
+    }
+
+    /// How weights in blocks are to be multiplied.
+    fn products(&self) -> Products {
+        Products::default()
     }
 
     /// A tensor in a format: O rows of blocks, each over (row, column, channel). What is not stored
@@ -266,6 +271,7 @@ impl<'a> Loader<'a> {
                 kept.get(self.device, self.dtype, full, load)
             }
         };
+        let weights = weights.map(|weights| weights.multiplied_in(self.source.products()));
         weights.map_err(|error| self.named(names[0], error))
     }
 

@@ -12,10 +12,12 @@ use crate::ops::tiles::{
     split_tiling,
 };
 use crate::ops::weights::Extent;
-use crate::ops::{Epilogue, PANEL, Weights};
+use crate::ops::{Epilogue, PANEL, Products, Weights};
 use crate::tensor::{BandBuffer, Tensor};
 use crate::tune::Class;
 use crate::{DType, Error, Format, Result};
+
+mod int8;
 
 const _: () = assert!(PANEL == crate::backend::cpu::PANEL);
 
@@ -43,6 +45,8 @@ pub enum Algorithm {
     LocalTiles,
     /// `gemm_matrix`: fragments of f16, by a device that has matrix units for them.
     MatrixTiles,
+    /// `quantize_rows` and `qgemm_i8`: in bytes, as the weight's [`Products`] ask for.
+    Int8,
     /// `gemm_split` and `gemm_merge`: the same of slices of K, whose sums are then added up.
     SplitK {
         /// How many.
@@ -51,7 +55,7 @@ pub enum Algorithm {
 }
 
 /// The rows up to which a product takes about as long as reading its weight.
-const FEW_ROWS: usize = 8;
+pub(crate) const FEW_ROWS: usize = 8;
 
 /// Slices that a product is cut into, the most first.
 const SLICES: [usize; 3] = [8, 4, 2];
@@ -75,10 +79,14 @@ const SLICE_STEP: usize = 32;
 ///
 /// K is split where the smallest tiles leave a GPU without work, and there are terms enough to pay
 /// for adding up: into as many slices as are at work at once, so that none waits for a second turn.
-/// A CPU device has few cores, and tiles for each.
-pub fn plan(problem: &Problem, info: &DeviceInfo) -> Algorithm {
+/// A CPU device has few cores, and tiles for each. `products` is how the weight is to be multiplied:
+/// what changes the result is asked for and not chosen. Few rows take no longer than reading the
+/// weight however they are multiplied, and so stay as they are.
+pub fn plan(problem: &Problem, products: Products, info: &DeviceInfo) -> Algorithm {
     if problem.rows <= FEW_ROWS {
         Algorithm::FewRows
+    } else if products == Products::Int8 {
+        Algorithm::Int8
     } else if info.prefers_register_tiles() {
         Algorithm::RegisterTiles
     } else if info.matrix_units && problem.dtype == DType::F16 {
@@ -118,6 +126,8 @@ fn slices(problem: &Problem, info: &DeviceInfo) -> Option<usize> {
 ///
 /// Sums and the epilogue are f32 for every element type; the result is rounded once. Matrix units,
 /// where [`plan`] chooses them, read weights in blocks as f16, and may take subnormals for zeros.
+/// With [`Products::Int8`] more than 8 rows are rounded first, each value by at most a 254th of the
+/// largest of its block of 32.
 pub fn gemm(
     x: &Tensor,
     x2: Option<&Tensor>,
@@ -125,7 +135,8 @@ pub fn gemm(
     epilogue: Epilogue,
 ) -> Result<Tensor> {
     check(x, x2, weights.extent(), &epilogue)?;
-    compute(x, x2, weights, epilogue, &|problem| plan(problem, x.device().info()))
+    let (products, info) = (weights.products(), x.device().info());
+    compute(x, x2, weights, epilogue, &|problem| plan(problem, products, info))
 }
 
 /// As [`gemm`], in so many slices of K (2, 4 or 8) whatever [`plan`] would choose.
@@ -292,6 +303,7 @@ impl Product<'_> {
                 ("gemm_local", local_tiling(device, "gemm_local", dtype, &class))
             }
             Algorithm::MatrixTiles => ("gemm_matrix", matrix_tiling(device, dtype, &class)),
+            Algorithm::Int8 => return self.in_bytes(),
             Algorithm::SplitK { slices } => return self.split(slices),
         };
         self.whole(kernel, &class, &tiling)
@@ -424,8 +436,12 @@ mod tests {
             ("text encoder", half(77, 768, 768)),
         ];
         for (layer, problem) in layers {
-            assert_eq!(plan(&problem, &cpu(16)), Algorithm::RegisterTiles, "{layer}");
-            assert_eq!(plan(&problem, &gpu()), Algorithm::LocalTiles, "{layer}");
+            assert_eq!(
+                plan(&problem, Products::F32, &cpu(16)),
+                Algorithm::RegisterTiles,
+                "{layer}"
+            );
+            assert_eq!(plan(&problem, Products::F32, &gpu()), Algorithm::LocalTiles, "{layer}");
         }
         for (layer, rows, expected) in [
             ("time embedding", 1, [Algorithm::FewRows; 2]),
@@ -433,10 +449,18 @@ mod tests {
             ("as many rows as a tile", 9, [Algorithm::RegisterTiles, Algorithm::LocalTiles]),
         ] {
             let problem = half(rows, 1280, 320);
-            assert_eq!([plan(&problem, &cpu(16)), plan(&problem, &gpu())], expected, "{layer}");
+            assert_eq!(
+                [plan(&problem, Products::F32, &cpu(16)), plan(&problem, Products::F32, &gpu())],
+                expected,
+                "{layer}"
+            );
         }
         let scalar = DeviceInfo { kind: DeviceKind::Cpu, ..gpu() };
-        assert_eq!(plan(&layers[0].1, &scalar), Algorithm::LocalTiles, "work-items are lanes");
+        assert_eq!(
+            plan(&layers[0].1, Products::F32, &scalar),
+            Algorithm::LocalTiles,
+            "work-items are lanes"
+        );
     }
 
     #[test]
@@ -456,15 +480,32 @@ mod tests {
             ("few rows", [8, 1280, 5120], Algorithm::FewRows),
         ] {
             let problem = half(rows, outputs, inputs);
-            assert_eq!(plan(&problem, &gpu()), expected, "{layer}");
+            assert_eq!(plan(&problem, Products::F32, &gpu()), expected, "{layer}");
             let scalar = DeviceInfo { kind: DeviceKind::Cpu, ..gpu() };
             for cpu in [cpu(16), scalar] {
-                assert!(!matches!(plan(&problem, &cpu), Algorithm::SplitK { .. }), "{layer}");
+                assert!(
+                    !matches!(plan(&problem, Products::F32, &cpu), Algorithm::SplitK { .. }),
+                    "{layer}"
+                );
             }
         }
         let small = DeviceInfo { compute_units: 8, ..gpu() };
         let problem = half(64, 1280, 5120);
-        assert_eq!(plan(&problem, &small), Algorithm::LocalTiles, "80 groups of 96 at work");
+        assert_eq!(
+            plan(&problem, Products::F32, &small),
+            Algorithm::LocalTiles,
+            "80 groups of 96 at work"
+        );
+    }
+
+    #[test]
+    fn products_in_bytes_are_made_where_they_are_asked_for_and_rows_are_several() {
+        for (rows, expected) in [(2, Algorithm::FewRows), (77, Algorithm::Int8)] {
+            let problem = half(rows, 768, 768);
+            for info in [gpu(), cpu(16), cpu(4)] {
+                assert_eq!(plan(&problem, Products::Int8, &info), expected, "{rows} rows");
+            }
+        }
     }
 
     #[test]
@@ -477,7 +518,7 @@ mod tests {
             ("f32", Problem { dtype: DType::F32, ..whole }, Algorithm::LocalTiles),
             ("as many rows as are few", half(8, 1280, 320), Algorithm::FewRows),
         ] {
-            assert_eq!(plan(&problem, &units), expected, "{why}");
+            assert_eq!(plan(&problem, Products::F32, &units), expected, "{why}");
         }
     }
 }

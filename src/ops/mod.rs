@@ -36,4 +36,4 @@ pub use split_weights::SplitWeights;
 pub use tiles::local_configurations;
 pub use timestep_embedding::{TimestepEmbedding, timestep_embedding};
 pub use token_embedding::token_embedding;
-pub use weights::{PANEL, Storage, Weights};
+pub use weights::{PANEL, Products, Storage, Weights};

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::weights::{Extent, counted, counted_blocks};
-use super::{Conv2d, Epilogue, PANEL, Storage, Weights, conv2d, gemm};
+use super::{Conv2d, Epilogue, PANEL, Products, Storage, Weights, conv2d, gemm};
 use crate::device::{Device, Source};
 use crate::tensor::Tensor;
 use crate::{DType, Format, Result, quant};
@@ -127,6 +127,12 @@ impl SplitWeights {
         Ok(Self { pieces: pieces.collect::<Result<_>>()? })
     }
 
+    /// The same, multiplied in another way.
+    pub fn multiplied_in(mut self, products: Products) -> Self {
+        self.pieces = self.pieces.into_iter().map(|piece| piece.multiplied_in(products)).collect();
+        self
+    }
+
     /// N, or O, of all pieces.
     pub fn outputs(&self) -> usize {
         self.pieces.iter().map(Weights::outputs).sum()
@@ -158,8 +164,10 @@ impl SplitWeights {
         }
         gemm::check(x, x2, self.extent(), &epilogue)?;
         let (outputs, info) = (self.outputs(), x.device().info());
-        let choose =
-            |problem: &gemm::Problem| gemm::plan(&gemm::Problem { outputs, ..*problem }, info);
+        let products = self.pieces[0].products();
+        let choose = |problem: &gemm::Problem| {
+            gemm::plan(&gemm::Problem { outputs, ..*problem }, products, info)
+        };
         self.by_piece(x, epilogue, |piece, epilogue| gemm::compute(x, x2, piece, epilogue, &choose))
     }
 

@@ -51,6 +51,7 @@ use crate::device::Device;
 use crate::models::{
     ClipTextEncoder, ModelFiles, Tokenizer, Tokens, UNet, VaeConfig, VaeDecoder, VaeEncoder,
 };
+use crate::ops::Products;
 use crate::pipeline::layout::{channels_first, channels_last};
 use crate::pipeline::noise::Generator;
 use crate::pipeline::scheduler::{Scheduler, SchedulerConfig, SchedulerKind};
@@ -70,6 +71,8 @@ pub struct Pipeline {
     vae: VaeConfig,
     /// What of the VAE is held in blocks, by name.
     vae_formats: BTreeMap<String, Format>,
+    /// How that is multiplied.
+    vae_products: Products,
     weights: Residency,
     scheduler: SchedulerConfig,
     default_size: [usize; 2],
@@ -210,6 +213,7 @@ impl Pipeline {
             decoder,
             vae: files.vae.config.clone(),
             vae_formats: files.vae.weights.formats(),
+            vae_products: files.products(),
             weights: Residency::new(device, options, weights),
             scheduler,
             default_size: files.default_size(),

@@ -13,6 +13,7 @@ use crate::backend::ProgramSource;
 use crate::device::Device;
 use crate::memory::MemoryStats;
 use crate::models::ModelFiles;
+use crate::ops::Products;
 use crate::profile::Work;
 use crate::{DType, Result};
 
@@ -28,6 +29,8 @@ pub struct Plan {
     pub size: [usize; 2],
     /// How weights and activations are stored.
     pub dtype: String,
+    /// Whether matrices in blocks are multiplied in bytes.
+    pub int8_products: bool,
     /// Calls of the UNet.
     pub calls: usize,
     /// The side in pixels of the VAE decoder's tiles, if it works in tiles.
@@ -104,6 +107,7 @@ pub(super) fn plan(
         device: dry.info().name.clone(),
         size: pictures.first().map_or([0, 0], |picture| [picture.width, picture.height]),
         dtype: dtype.name().to_owned(),
+        int8_products: files.products() == Products::Int8,
         calls,
         vae_tile,
         vae_blended,
@@ -148,6 +152,9 @@ impl fmt::Display for Plan {
         writeln!(f, "picture           {width}x{height}, {}", self.dtype)?;
         if let Some(format) = &self.fewer_bits {
             writeln!(f, "less memory       weights in {format}")?;
+        }
+        if self.int8_products {
+            writeln!(f, "products          in bytes")?;
         }
         for rung in &self.rungs {
             writeln!(f, "less memory       {rung}")?;

@@ -9,6 +9,7 @@ use crate::device::{Device, Tiling};
 use crate::memory::MemoryStats;
 use crate::models::vae::{Blend, VaeDecoder, VaeEncoder};
 use crate::nn::TensorSource;
+use crate::ops::Products;
 use crate::tensor::Tensor;
 use crate::{Error, Format, Result};
 
@@ -87,8 +88,9 @@ pub(super) enum Half {
     Decoder,
 }
 
-/// Stands for weights on a dry run, which reads none: what is held in blocks, by name.
-struct NoWeights<'a>(&'a BTreeMap<String, Format>);
+/// Stands for weights on a dry run, which reads none: what is held in blocks, by name, and how that is
+/// multiplied.
+struct NoWeights<'a>(&'a BTreeMap<String, Format>, Products);
 
 impl TensorSource for NoWeights<'_> {
     fn check(&self, _name: &str, _shape: &[usize]) -> Result<()> {
@@ -101,6 +103,10 @@ impl TensorSource for NoWeights<'_> {
 
     fn format(&self, name: &str, _shape: &[usize]) -> Option<Format> {
         self.0.get(name).copied()
+    }
+
+    fn products(&self) -> Products {
+        self.1
     }
 }
 
@@ -188,7 +194,8 @@ impl Pipeline {
         half: Half,
         dry: &Device,
     ) -> Result<(Option<VaeEncoder>, Option<VaeDecoder>)> {
-        let (dtype, config, source) = (self.dtype, &self.vae, NoWeights(&self.vae_formats));
+        let (dtype, config) = (self.dtype, &self.vae);
+        let source = NoWeights(&self.vae_formats, self.vae_products);
         let _place = self.weights.options().place(dry, Component::Vae);
         Ok(match half {
             Half::Encoder => (Some(VaeEncoder::load(dry, dtype, config, &source)?), None),

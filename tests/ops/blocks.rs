@@ -12,14 +12,14 @@ use crate::common::{assert_close, devices, largest, oracle, values};
 use crate::gemm::tolerance;
 
 /// Rows of `outputs`, each of `inputs` values in blocks.
-fn blocks(format: Format, seed: u64, outputs: usize, inputs: usize) -> Vec<u8> {
+pub fn blocks(format: Format, seed: u64, outputs: usize, inputs: usize) -> Vec<u8> {
     let values = values(seed, outputs * inputs);
     let mut blocks = vec![0; quant::bytes(format, values.len()).unwrap()];
     quant::encode(format, &values, &mut blocks).unwrap();
     blocks
 }
 
-fn tensor(device: &Device, seed: u64, shape: &[usize], dtype: DType) -> Tensor {
+pub fn tensor(device: &Device, seed: u64, shape: &[usize], dtype: DType) -> Tensor {
     let values = values(seed, shape.iter().product());
     Tensor::from_slice(device, shape, dtype, &values).unwrap()
 }
@@ -27,7 +27,7 @@ fn tensor(device: &Device, seed: u64, shape: &[usize], dtype: DType) -> Tensor {
 /// The devices, and what compiles OpenCL C as GPUs: the kernels by tiles in local memory.
 ///
 /// llvmpipe is left out there: its compiler takes half a minute for each of those programs.
-fn all_devices() -> Vec<Device> {
+pub fn all_devices() -> Vec<Device> {
     let entries = detect().entries;
     let usable = entries.iter().filter(|entry| {
         let rusticl = entry.info.platform.starts_with("rusticl");

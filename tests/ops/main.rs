@@ -16,6 +16,7 @@ mod gaussian_sample;
 mod geglu;
 mod gemm;
 mod group_norm;
+mod int8;
 mod layer_norm;
 mod local_tiles;
 mod matrix_tiles;

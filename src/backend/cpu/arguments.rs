@@ -63,6 +63,8 @@ impl Plain for f32 {}
 impl Plain for f16 {}
 impl Plain for u32 {}
 impl Plain for u8 {}
+impl Plain for i8 {}
+impl Plain for i16 {}
 
 impl<'a> Arguments<'a> {
     pub(super) fn new(arguments: &'a [Argument<'a>], source: &'a ProgramSource) -> Self {
@@ -143,6 +145,26 @@ impl<'a> Arguments<'a> {
     /// An input of `uint`.
     pub fn uints(&self, name: &str) -> &'a [u32] {
         slice(self.input(name).unwrap_or_else(|| panic!("{name} is absent")))
+    }
+
+    /// An input of `char`.
+    pub fn signed_bytes(&self, name: &str) -> &'a [i8] {
+        slice(self.input(name).unwrap_or_else(|| panic!("{name} is absent")))
+    }
+
+    /// An input of `short`.
+    pub fn shorts(&self, name: &str) -> &'a [i16] {
+        slice(self.input(name).unwrap_or_else(|| panic!("{name} is absent")))
+    }
+
+    /// An output of `char`; to be taken once.
+    pub fn signed_bytes_out(&self, name: &str) -> &'a mut [i8] {
+        slice_mut(self.output(name))
+    }
+
+    /// An output of `short`; to be taken once.
+    pub fn shorts_out(&self, name: &str) -> &'a mut [i16] {
+        slice_mut(self.output(name))
     }
 
     /// An output of `REAL`; to be taken once.

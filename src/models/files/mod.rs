@@ -20,6 +20,8 @@ use crate::io::tensors::TensorFile;
 use crate::models::checkpoint::{CHANNELS_LAST, CONVOLUTIONS_KEY, Checkpoint};
 use crate::models::config::{TextEncoderConfig, UNetConfig, VaeConfig};
 use crate::models::tokenizer::Tokenizer;
+use crate::nn::TensorSource;
+use crate::ops::Products;
 use crate::{Error, Format, Result};
 
 mod folder;
@@ -138,6 +140,18 @@ impl ModelFiles {
     /// What [`ModelFiles::quantize`] was given.
     pub fn format(&self) -> Option<Format> {
         self.unet.weights.quantized()
+    }
+
+    /// Has devices multiply weights in blocks in this way: see [`Checkpoint::multiply_in`].
+    pub fn multiply_in(&mut self, products: Products) {
+        self.text_encoder.weights.multiply_in(products);
+        self.unet.weights.multiply_in(products);
+        self.vae.weights.multiply_in(products);
+    }
+
+    /// How weights in blocks are multiplied.
+    pub fn products(&self) -> Products {
+        self.unet.weights.products()
     }
 
     /// The size of all weights as they are stored.
