@@ -22,11 +22,11 @@ pub fn multiply(format: Format, blocks: &[u8], x: &[f32], sums: &mut [f32; PANEL
     let total = unsafe {
         match format {
             Format::Q8_0 => panel::<{ id(Format::Q8_0) }>(blocks, bytes, x, terms),
-            Format::Q4_0 => panel::<{ id(Format::Q4_0) }>(blocks, bytes, x, terms),
-            Format::Q4_1 => panel::<{ id(Format::Q4_1) }>(blocks, bytes, x, terms),
+            Format::Q4_0 => panel_of_pairs::<{ id(Format::Q4_0) }>(blocks, bytes, x, terms),
+            Format::Q4_1 => panel_of_pairs::<{ id(Format::Q4_1) }>(blocks, bytes, x, terms),
             Format::Q5_0 => panel::<{ id(Format::Q5_0) }>(blocks, bytes, x, terms),
             Format::Q5_1 => panel::<{ id(Format::Q5_1) }>(blocks, bytes, x, terms),
-            Format::Q4K => panel::<{ id(Format::Q4K) }>(blocks, bytes, x, terms),
+            Format::Q4K => panel_of_pairs::<{ id(Format::Q4K) }>(blocks, bytes, x, terms),
             Format::Q5K => panel::<{ id(Format::Q5K) }>(blocks, bytes, x, terms),
             Format::Q6K => panel::<{ id(Format::Q6K) }>(blocks, bytes, x, terms),
         }
@@ -108,6 +108,68 @@ unsafe fn panel<const FORMAT: u8>(
     }
 }
 
+/// [`panel`] for levels of 4 bits in pairs: a permutation of 16 numbers takes 4 bits of each lane and
+/// gives what they stand for, so that nothing is masked, shifted or converted but for the upper halves.
+///
+/// # Safety
+///
+/// As of [`panel`].
+#[inline(always)]
+unsafe fn panel_of_pairs<const FORMAT: u8>(
+    blocks: &[u8],
+    bytes: usize,
+    x: &[f32],
+    terms: usize,
+) -> [__m512; 2] {
+    // SAFETY: as of `panel`.
+    unsafe {
+        let zero = _mm512_set1_ps(if FORMAT == Q4_0 { 8.0 } else { 0.0 });
+        let count = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+        let levels = _mm512_sub_ps(_mm512_cvtepi32_ps(count), zero);
+        let mut total = [_mm512_setzero_ps(); 2];
+        for (block, x) in blocks.chunks_exact(bytes).zip(x.chunks_exact(terms)) {
+            let block = block.as_ptr();
+            for line in (0..bytes).step_by(64) {
+                _mm_prefetch::<_MM_HINT_T0>(block.wrapping_add(AHEAD + line).cast());
+            }
+            for (group, x) in x.chunks_exact(32).enumerate() {
+                // For the lower and the upper ones of pairs, and for each half of the panel.
+                let mut part = [[_mm512_setzero_ps(); 2]; 2];
+                for k in 0..16 {
+                    let (lower_x, upper_x) = (_mm512_set1_ps(x[k]), _mm512_set1_ps(x[16 + k]));
+                    let [lowers, uppers] = &mut part;
+                    for (half, sums) in lowers.iter_mut().zip(uppers).enumerate() {
+                        let pairs = bytes16(block, 16 * group + k, half * 16);
+                        let lower = _mm512_cvtepu8_epi32(pairs);
+                        let upper = _mm512_srli_epi32::<4>(lower);
+                        let lower = _mm512_permutexvar_ps(lower, levels);
+                        let upper = _mm512_permutexvar_ps(upper, levels);
+                        *sums.0 = _mm512_fmadd_ps(lower, lower_x, *sums.0);
+                        *sums.1 = _mm512_fmadd_ps(upper, upper_x, *sums.1);
+                    }
+                }
+                let sum_x = match has_least(FORMAT) {
+                    true => {
+                        let halves = [0, 16].map(|first| _mm512_loadu_ps(x.as_ptr().add(first)));
+                        _mm512_reduce_add_ps(_mm512_add_ps(halves[0], halves[1]))
+                    }
+                    false => 0.0,
+                };
+                for (half, total) in total.iter_mut().enumerate() {
+                    let sum = _mm512_add_ps(part[0][half], part[1][half]);
+                    let scale = scale::<FORMAT>(block, 32 * group, half * 16);
+                    *total = _mm512_fmadd_ps(scale, sum, *total);
+                    if has_least(FORMAT) {
+                        let least = least::<FORMAT>(block, 32 * group, half * 16);
+                        *total = _mm512_fmadd_ps(least, _mm512_set1_ps(sum_x), *total);
+                    }
+                }
+            }
+        }
+        total
+    }
+}
+
 const fn has_least(format: u8) -> bool {
     matches!(format, Q4_1 | Q5_1 | Q4_K | Q5_K)
 }
@@ -165,14 +227,11 @@ unsafe fn level<const FORMAT: u8>(block: *const u8, term: usize, at: usize) -> _
         let group = term / 32;
         match FORMAT {
             Q8_0 => bytes16(block, term, at),
-            Q4_0 => _mm_sub_epi8(nibble(block, 0, term, at), _mm_set1_epi8(8)),
-            Q4_1 => nibble(block, 0, term, at),
             Q5_0 | Q5_1 => {
                 let level = _mm_or_si128(nibble(block, 0, term, at), fifth(block, 16, term, at));
                 let zero = if FORMAT == Q5_0 { 16 } else { 0 };
                 _mm_sub_epi8(level, _mm_set1_epi8(zero))
             }
-            Q4_K => nibble(block, 16 * group, term, at),
             Q5_K => {
                 let lower = nibble(block, 16 * group, term, at);
                 _mm_or_si128(lower, fifth(block, 128 + 4 * group, term, at))
@@ -185,7 +244,7 @@ unsafe fn level<const FORMAT: u8>(block: *const u8, term: usize, at: usize) -> _
                 let level = _mm_or_si128(lower, _mm_slli_epi16::<4>(upper));
                 _mm_sub_epi8(level, _mm_set1_epi8(32))
             }
-            _ => unreachable!("every format has levels"),
+            _ => unreachable!("levels of 4 bits are multiplied in pairs"),
         }
     }
 }
