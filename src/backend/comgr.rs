@@ -134,6 +134,11 @@ impl Comgr {
         format!("{}.{}", self.version[0], self.version[1])
     }
 
+    /// Whether it compiles for a chip such as `gfx803`.
+    pub fn knows(&self, chip: &str) -> bool {
+        self.action_info(chip).is_ok()
+    }
+
     /// Compiles OpenCL C 1.2 into the assembly of a chip such as `gfx803`.
     ///
     /// # Errors

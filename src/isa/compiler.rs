@@ -1,4 +1,4 @@
-//! Who compiles: comgr where a library of that name opens, else clang.
+//! Who compiles: comgr where there is one that knows the chip, else clang.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -38,19 +38,20 @@ const BITCODE: [&str; 4] = [
 ];
 
 impl Compiler {
-    /// The first that is installed: `comgr`, then `clang` with the device libraries; or the one
-    /// that `wanted` names.
+    /// The first that is installed and compiles for the chip: `comgr`, if it is not older than that,
+    /// then `clang` with the device libraries; or the one that `wanted` names.
     ///
     /// # Errors
     ///
     /// [`Error::Argument`] if `wanted` is no such name; [`Error::Device`] if none is installed.
-    pub fn find(wanted: Option<&str>) -> Result<Self> {
+    pub fn find(target: &Target, wanted: Option<&str>) -> Result<Self> {
         if let Some(name) = wanted.filter(|name| !["comgr", "clang"].contains(name)) {
             let detail = format!("expected comgr or clang, got {name:?}");
             return Err(Error::argument("compiler", detail));
         }
         if wanted != Some("clang")
             && let Some(comgr) = Comgr::open()?
+            && (wanted.is_some() || comgr.knows(target.name))
         {
             let name = format!("comgr {}", comgr.version());
             return Ok(Self { name, way: Way::Comgr(comgr), words: Mutex::default() });
@@ -65,9 +66,12 @@ impl Compiler {
             let way = Way::Clang(program, bitcode.to_owned());
             return Ok(Self { name, way, words: Mutex::default() });
         }
-        let detail = "no compiler: install libamd-comgr2 (in ROCm, comgr), or clang-15 and \
-                      rocm-device-libs";
-        Err(Error::Device { call: "looking for a compiler", detail: detail.to_owned() })
+        let detail = format!(
+            "none for {}: install libamd-comgr2 (in ROCm, comgr) for what it knows, or clang-22 and \
+             rocm-device-libs",
+            target.name
+        );
+        Err(Error::Device { call: "looking for a compiler", detail })
     }
 
     /// Which one it is, with its version.
@@ -115,18 +119,42 @@ impl Compiler {
         source: &ProgramSource,
         text: &str,
     ) -> std::result::Result<String, String> {
-        let mut options = vec!["-cl-fast-relaxed-math".to_owned(), "-O3".to_owned()];
-        let dtype = match source.dtype {
-            DType::F32 => "DTYPE_F32",
-            DType::F16 => "DTYPE_F16",
-        };
-        options.push(format!("-D{dtype}"));
-        options.extend(source.parameters.iter().map(|(name, value)| format!("-D{name}={value}")));
+        let options = options(source);
         match &self.way {
             Way::Comgr(comgr) => comgr.assembly(target.name, text, &options),
-            Way::Clang(program, bitcode) => run_clang(program, bitcode, target, text, &options),
+            Way::Clang(program, bitcode) => {
+                let text = run_clang(program, bitcode, target, text, &options, &["-S"])?;
+                String::from_utf8(text).map_err(|_| "the assembly is no text".to_owned())
+            }
         }
     }
+
+    /// A kernel as an ELF file that a driver loads, or the compiler's log. clang needs `ld.lld`.
+    pub(super) fn code_object(
+        &self,
+        target: &Target,
+        source: &ProgramSource,
+    ) -> std::result::Result<Vec<u8>, String> {
+        let text = self.words(target).added_to(source.source).into_owned();
+        let options = options(source);
+        match &self.way {
+            Way::Comgr(comgr) => comgr.code_object(target.name, &text, &options),
+            Way::Clang(program, bitcode) => {
+                run_clang(program, bitcode, target, &text, &options, &[])
+            }
+        }
+    }
+}
+
+/// What a program is compiled with besides its chip.
+fn options(source: &ProgramSource) -> Vec<String> {
+    let dtype = match source.dtype {
+        DType::F32 => "-DDTYPE_F32",
+        DType::F16 => "-DDTYPE_F16",
+    };
+    let mut options = ["-cl-fast-relaxed-math", "-O3", dtype].map(str::to_owned).to_vec();
+    options.extend(source.parameters.iter().map(|(name, value)| format!("-D{name}={value}")));
+    options
 }
 
 /// A clang's version line, if there is such a program.
@@ -160,14 +188,16 @@ fn run_clang(
     target: &Target,
     source: &str,
     options: &[String],
-) -> std::result::Result<String, String> {
+    stage: &[&str],
+) -> std::result::Result<Vec<u8>, String> {
     let io = |error: std::io::Error| format!("{program}: {error}");
     let folder = tempfile::tempdir().map_err(io)?;
-    let (input, output) = (folder.path().join("kernel.cl"), folder.path().join("kernel.s"));
+    let (input, output) = (folder.path().join("kernel.cl"), folder.path().join("kernel.out"));
     std::fs::write(&input, format!("{}{source}", constants(target))).map_err(io)?;
     let mut command = Command::new(program);
     command
-        .args(["-x", "cl", "-cl-std=CL1.2", "-target", "amdgcn-amd-amdhsa", "-nogpulib", "-S"])
+        .args(["-x", "cl", "-cl-std=CL1.2", "-target", "amdgcn-amd-amdhsa", "-nogpulib"])
+        .args(stage)
         .args(["-Xclang", "-finclude-default-header", "-mcode-object-version=4"])
         .arg(format!("-mcpu={}", target.name))
         .args(options);
@@ -178,7 +208,7 @@ fn run_clang(
     if !done.status.success() {
         return Err(String::from_utf8_lossy(&done.stderr).into_owned());
     }
-    std::fs::read_to_string(&output).map_err(io)
+    std::fs::read(&output).map_err(io)
 }
 
 #[cfg(test)]
@@ -187,7 +217,8 @@ mod tests {
 
     #[test]
     fn a_compiler_is_comgr_or_clang() {
-        let error = Compiler::find(Some("gcc")).unwrap_err().to_string();
+        let target = Target::find("gfx803").unwrap();
+        let error = Compiler::find(target, Some("gcc")).unwrap_err().to_string();
         assert_eq!(error, "compiler: expected comgr or clang, got \"gcc\"");
     }
 

@@ -12,11 +12,13 @@ use crate::kernel::{Configuration, Kernel};
 use crate::{DType, Error, Result};
 
 mod assembly;
+mod code_object;
 mod compiler;
 mod loops;
 pub mod model;
 mod target;
 
+pub use code_object::{CodeObject, KernelArgument};
 pub use compiler::Compiler;
 pub use model::HotLoop;
 pub use target::{TARGETS, Target};

@@ -98,7 +98,7 @@ struct Found {
 pub fn run(target: &'static Target, problems: &[(Space, Problem)]) -> Result<ExitCode> {
     let database = Database::open(&database_path()?);
     database.notes().iter().for_each(|note| eprintln!("clbench: {note}"));
-    let compiler = Compiler::find(None)?;
+    let compiler = Compiler::find(target, None)?;
     stop::on_ctrl_c()?;
     let mut reports = Reports { compiler: &compiler, target, known: HashMap::new() };
     let (mut rows, mut stopped, info) = (Vec::new(), false, target.card());

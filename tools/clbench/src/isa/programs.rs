@@ -1,0 +1,214 @@
+//! Which programs are looked at: what devices with a chip are given, or one kernel.
+
+use std::collections::HashSet;
+
+use ellesmere::bench::Problem;
+use ellesmere::isa::Target;
+use ellesmere::kernel::{Configuration, KERNELS, Kernel};
+use ellesmere::tune::Database;
+use ellesmere::tune::database::DeviceKey;
+use ellesmere::{DType, Error, Format, Result};
+
+/// A kernel as it is compiled.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Program {
+    /// By name: see [`Program::kernel`].
+    name: &'static str,
+    pub dtype: DType,
+    pub configuration: Configuration,
+}
+
+impl Program {
+    fn new(kernel: &'static Kernel, dtype: DType, configuration: Configuration) -> Self {
+        Self { name: kernel.name, dtype, configuration }
+    }
+
+    pub fn kernel(&self) -> &'static Kernel {
+        Kernel::find(self.name).expect("it came from the catalogue")
+    }
+}
+
+/// All that devices with a chip are given, each once: what ops suggest for any problem, and what is
+/// shipped for that chip.
+///
+/// The oldest target has every tile with every format. The others have every tile with weights as
+/// activations are, and every format with the largest: what differs between tiles is no format.
+pub fn given(target: &Target, dtypes: &[DType]) -> Vec<Program> {
+    // A work-item that holds a large tile in wide vectors is for CPUs, and so are the kernels for
+    // few channels.
+    let for_cpus = |name: &str| name.ends_with("_register") || name.starts_with("conv2d_few_");
+    let kernels = KERNELS.iter().filter(|kernel| !for_cpus(kernel.name));
+    let every_format = target.name == ellesmere::isa::TARGETS[0].name;
+    let mut programs = Vec::new();
+    for kernel in kernels {
+        for configuration in configurations(kernel, every_format) {
+            let program = |&dtype: &DType| Program::new(kernel, dtype, configuration.clone());
+            programs.extend(dtypes.iter().map(program));
+        }
+    }
+    programs.extend(shipped(target).into_iter().filter(|one| dtypes.contains(&one.dtype)));
+    let mut seen = HashSet::new();
+    programs.retain(|program| seen.insert(program.clone()));
+    programs
+}
+
+/// Those of one kernel: with these values, or those of [`given`] where there are none.
+///
+/// # Errors
+///
+/// [`Error::Argument`] if there is no such kernel or parameter.
+pub fn named(
+    target: &Target,
+    name: &str,
+    parameters: &[(String, u32)],
+    dtypes: &[DType],
+) -> Result<Vec<Program>> {
+    let kernel = Kernel::find(name).ok_or_else(|| {
+        let names: Vec<&str> = KERNELS.iter().map(|kernel| kernel.name).collect();
+        Error::argument("kernel", format!("expected one of {}, got {name:?}", names.join(", ")))
+    })?;
+    let mut chosen = configurations(kernel, true);
+    if parameters.is_empty() {
+        let mut given = given(target, dtypes);
+        given.retain(|program| program.name == name);
+        if !given.is_empty() {
+            return Ok(given);
+        }
+    } else {
+        let mut configuration = Configuration::defaults(kernel.parameters);
+        for (name, value) in parameters {
+            if !configuration.set(name, *value) {
+                let names: Vec<&str> = kernel.parameters.iter().map(|known| known.name).collect();
+                let detail = format!("{} has {}, got {name}", kernel.name, names.join(", "));
+                return Err(Error::argument("parameters", detail));
+            }
+        }
+        chosen = vec![configuration];
+    }
+    let program = |configuration: &Configuration| {
+        let configuration = configuration.clone();
+        dtypes.iter().map(move |&dtype| Program::new(kernel, dtype, configuration.clone()))
+    };
+    Ok(chosen.iter().flat_map(program).collect())
+}
+
+/// What the shipped database answers on a card with the chip.
+fn shipped(target: &Target) -> Vec<Program> {
+    let card = target.card();
+    let key = DeviceKey::of(&card);
+    let entries = Database::shipped().entries();
+    let own = entries.into_iter().map(|(_, entry)| entry).filter(|entry| entry.device == key);
+    own.filter(|entry| !entry.configuration.is_empty())
+        .filter_map(|entry| {
+            let problem = Problem::of_entry(&entry, &card).ok()?;
+            let values = entry.apply(&problem.default, &card).ok()?;
+            Some(Program::new(problem.kernel, problem.dtype, values))
+        })
+        .collect()
+}
+
+/// The configurations of a kernel that are looked at.
+fn configurations(kernel: &Kernel, every_format: bool) -> Vec<Configuration> {
+    let mut all = vec![Configuration::defaults(kernel.parameters)];
+    if ["conv2d_local", "gemm_local", "gemm_split"].contains(&kernel.name) {
+        let suggested = |values: [(&str, u32); 5]| {
+            let mut one = Configuration::defaults(kernel.parameters);
+            values.iter().for_each(|(name, value)| assert!(one.set(name, *value)));
+            one
+        };
+        all = ellesmere::ops::local_configurations().map(suggested).collect();
+        if kernel.name == "gemm_split" {
+            all.drain(..all.len() - 1);
+        }
+    }
+    // The largest tile comes first.
+    let mut with_formats = if every_format { all.clone() } else { all[..1].to_vec() };
+    // What problems and devices decide: the heads of the models, both directions of a cast, both
+    // tiles of Winograd's; work-items of a GPU are its lanes.
+    let mut given = vec![
+        ("HEAD_WIDTH", &[40, 64, 80, 160, 512][..]),
+        ("TARGET_F16", &[0, 1]),
+        ("TILE", &[2, 4]),
+    ];
+    if kernel.name.starts_with("winograd") {
+        given.push(("VECTOR", &[1]));
+    }
+    for (name, values) in given {
+        if kernel.parameters.iter().any(|parameter| parameter.name == name) {
+            let given = |one: &Configuration| {
+                let one = one.clone();
+                values.iter().map(move |&value| {
+                    let mut one = one.clone();
+                    one.set(name, value);
+                    one
+                })
+            };
+            all = all.iter().flat_map(given).collect();
+            with_formats = with_formats.iter().flat_map(given).collect();
+        }
+    }
+    if kernel.parameters.iter().any(|parameter| parameter.name == "FORMAT") {
+        all.extend(with_formats.iter().flat_map(in_formats));
+    }
+    all
+}
+
+/// A configuration with weights in every format, by as many outputs at a time as blocks are read.
+fn in_formats(values: &Configuration) -> impl Iterator<Item = Configuration> {
+    let has = |name| values.values().iter().any(|(known, _)| *known == name);
+    let given: &[(&str, u32)] = match (has("ROWS"), has("VECTOR")) {
+        (true, _) => &[("VECTOR", 16), ("ITEM_N", 16), ("SLICES", 32)],
+        (_, true) => &[("VECTOR", 4)],
+        _ => &[],
+    };
+    Format::ALL.into_iter().map(move |format| {
+        let mut one = values.clone();
+        one.set("FORMAT", format.number());
+        given.iter().for_each(|(name, value)| assert!(one.set(name, *value)));
+        one
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kernel_for_gpus_has_every_type_and_format_on_every_target() {
+        for target in &ellesmere::isa::TARGETS {
+            let programs = given(target, &DType::ALL);
+            for program in &programs {
+                let has = |dtype, format: u32| {
+                    programs.iter().any(|other| {
+                        let values = other.configuration.values();
+                        let own = values.iter().find(|(name, _)| *name == "FORMAT");
+                        other.name == program.name
+                            && other.dtype == dtype
+                            && own.map_or(0, |(_, value)| *value) == format
+                    })
+                };
+                let formats = Format::ALL.into_iter().map(Format::number);
+                let reads =
+                    program.configuration.values().iter().any(|(name, _)| *name == "FORMAT");
+                for format in formats.filter(|_| reads).chain([0]) {
+                    let (name, target) = (program.name, target.name);
+                    assert!(
+                        DType::ALL.into_iter().all(|dtype| has(dtype, format)),
+                        "{name} in format {format} for {target}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_shipped_for_a_chip_is_looked_at_and_what_is_unknown_is_named() {
+        let target = Target::find("gfx803").unwrap();
+        let shipped = shipped(target);
+        assert!(shipped.iter().any(|program| program.name == "conv2d_local"));
+        assert!(named(target, "gemm_locale", &[], &DType::ALL).is_err());
+        let odd = [("TILE".to_owned(), 4)];
+        let error = named(target, "gemm_local", &odd, &DType::ALL).unwrap_err().to_string();
+        assert!(error.starts_with("parameters: gemm_local has FORMAT, TILE_M"), "{error}");
+    }
+}
