@@ -42,11 +42,11 @@ pub struct Arguments {
     #[arg(long)]
     json: bool,
     /// Print what differs from FILE, and fail if a kernel spills, takes more local memory than a
-    /// work-group has there, or has fewer waves or a lower bound than in FILE. In a folder, FILE
+    /// work-group has there, or has more scratch, fewer waves or a lower bound than in FILE. In a folder, FILE
     /// is TARGET.isa.json
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
-    /// Write what a later run compares with
+    /// Write what a later run compares with; of one kernel, beside what FILE has of the others
     #[arg(long, value_name = "FILE", conflicts_with = "compare")]
     record: Option<PathBuf>,
     /// Write code objects to FOLDER/TARGET instead of reports, each with a description of a launch,
@@ -98,7 +98,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         print_json(&Facts { target: name, compiler: compiler_name, reports: &reports });
     }
     if let Some(path) = &arguments.record {
-        Recorded::new(target, &compiler, &reports).write(path, target)?;
+        let recorded = Recorded::new(target, &compiler, &reports);
+        let recorded = match &arguments.kernel {
+            Some(kernel) => recorded.beside(path, target, kernel)?,
+            None => recorded,
+        };
+        recorded.write(path, target)?;
     }
     let fail = |failures: &[String]| {
         failures.iter().for_each(|failure| eprintln!("clbench: {name}: {failure}"));
