@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn kernels_for_matrix_units_have_their_instructions_in_the_hottest_loop() {
         // Debian's comgr knows but two of the chips.
-        let Ok(compiler) = Compiler::find(Some("clang")) else {
+        let Ok(compiler) = Compiler::find(&TARGETS[0], Some("clang")) else {
             return eprintln!(
                 "no clang for AMD's chips: kernels for matrix units are not looked at"
             );

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use ellesmere::bench::{Case, Inputs, Sizes};
+use ellesmere::info::DeviceInfo;
 use ellesmere::isa::{CodeObject, Compiler, KernelArgument, Target};
 use ellesmere::kernel::Kernel;
 use ellesmere::tune::Forced;
@@ -207,13 +208,22 @@ fn launches(
     target: &Target,
     forced: Vec<Forced>,
 ) -> Result<Vec<Launched>> {
-    let witness = Arc::new(Witness::new(target.card()));
     // Blocks of just the bytes that were asked for, all bits of which are set before they are
     // written.
     let options = DeviceOptions { guards: true, poison: true, forced, ..DeviceOptions::default() };
-    let device = Device::new(Arc::clone(&witness) as _, &options);
-    (case.prepare)(&Inputs::new(&device, dtype, &problem.sizes))?()?;
-    Ok(witness.take())
+    let mut launched = Vec::new();
+    // Also as where the compiler has no words for matrix units.
+    for matrix_units in [target.card().matrix_units, false] {
+        let info = DeviceInfo { matrix_units, ..target.card() };
+        let witness = Arc::new(Witness::new(info));
+        let device = Device::new(Arc::clone(&witness) as _, &options);
+        (case.prepare)(&Inputs::new(&device, dtype, &problem.sizes))?()?;
+        launched.extend(witness.take());
+        if !target.card().matrix_units {
+            break;
+        }
+    }
+    Ok(launched)
 }
 
 fn write(
@@ -366,7 +376,7 @@ mod tests {
 
     #[test]
     fn all_but_what_no_op_launches_is_reached_by_a_small_problem() {
-        for name in ["gfx803", "gfx1100"] {
+        for name in ["gfx803", "gfx1030"] {
             let target = Target::find(name).unwrap();
             let programs = given(target, &DType::ALL);
             let unreached = reach(target, &programs, |_, _, launched| {

@@ -2,9 +2,10 @@
 
 use std::collections::HashSet;
 
-use ellesmere::bench::Problem;
-use ellesmere::isa::Target;
+use ellesmere::bench;
+use ellesmere::isa::{TARGETS, Target};
 use ellesmere::kernel::{Configuration, KERNELS, Kernel};
+use ellesmere::ops::attention::{self, Algorithm, Problem};
 use ellesmere::tune::Database;
 use ellesmere::tune::database::DeviceKey;
 use ellesmere::{DType, Error, Format, Result};
@@ -36,17 +37,21 @@ impl Program {
 /// over five minutes, and what differs between tiles and activations is no format.
 pub fn given(target: &Target, dtypes: &[DType]) -> Vec<Program> {
     // A work-item that holds a large tile in wide vectors is for CPUs, and so are the kernels for
-    // few channels.
+    // few channels. Fragments are for matrix units.
     let for_cpus = |name: &str| name.ends_with("_register") || name.starts_with("conv2d_few_");
-    let kernels = KERNELS.iter().filter(|kernel| !for_cpus(kernel.name));
-    let every_format = target.name == ellesmere::isa::TARGETS[0].name;
+    let kernels = KERNELS.iter().filter(|kernel| {
+        let multiplied = target.matrix_rate > 0 || !kernel.name.ends_with("_matrix");
+        multiplied && !for_cpus(kernel.name)
+    });
+    let every_format = target.name == TARGETS[0].name;
     let mut programs = Vec::new();
     for kernel in kernels {
         for configuration in configurations(kernel, every_format) {
             let in_blocks = format_of(&configuration) != 0;
             let wanted = |dtype: &&DType| every_format || !in_blocks || **dtype == DType::F16;
             let program = |&dtype: &DType| Program::new(kernel, dtype, configuration.clone());
-            programs.extend(dtypes.iter().filter(wanted).map(program));
+            let wanted = dtypes.iter().filter(wanted).filter(|dtype| kernel.takes(**dtype));
+            programs.extend(wanted.map(program));
         }
     }
     programs.extend(shipped(target).into_iter().filter(|one| dtypes.contains(&one.dtype)));
@@ -90,7 +95,8 @@ pub fn named(
     }
     let program = |configuration: &Configuration| {
         let configuration = configuration.clone();
-        dtypes.iter().map(move |&dtype| Program::new(kernel, dtype, configuration.clone()))
+        let dtypes = dtypes.iter().filter(|dtype| kernel.takes(**dtype));
+        dtypes.map(move |&dtype| Program::new(kernel, dtype, configuration.clone()))
     };
     Ok(chosen.iter().flat_map(program).collect())
 }
@@ -103,7 +109,7 @@ fn shipped(target: &Target) -> Vec<Program> {
     let own = entries.into_iter().map(|(_, entry)| entry).filter(|entry| entry.device == key);
     own.filter(|entry| !entry.configuration.is_empty())
         .filter_map(|entry| {
-            let problem = Problem::of_entry(&entry, &card).ok()?;
+            let problem = bench::Problem::of_entry(&entry, &card).ok()?;
             let values = entry.apply(&problem.default, &card).ok()?;
             Some(Program::new(problem.kernel, problem.dtype, values))
         })
@@ -119,12 +125,15 @@ pub fn format_of(configuration: &Configuration) -> u32 {
 /// The configurations of a kernel that are looked at.
 fn configurations(kernel: &Kernel, every_format: bool) -> Vec<Configuration> {
     let mut all = vec![Configuration::defaults(kernel.parameters)];
+    let suggested = |values: [(&str, u32); 5]| {
+        let mut one = Configuration::defaults(kernel.parameters);
+        values.iter().for_each(|(name, value)| assert!(one.set(name, *value)));
+        one
+    };
+    if kernel.name == "gemm_matrix" {
+        all = ellesmere::ops::matrix_configurations().map(suggested).collect();
+    }
     if ["conv2d_local", "gemm_local", "gemm_split"].contains(&kernel.name) {
-        let suggested = |values: [(&str, u32); 5]| {
-            let mut one = Configuration::defaults(kernel.parameters);
-            values.iter().for_each(|(name, value)| assert!(one.set(name, *value)));
-            one
-        };
         all = ellesmere::ops::local_configurations().map(suggested).collect();
         if kernel.name == "gemm_split" {
             all.drain(..all.len() - 1);
@@ -156,10 +165,26 @@ fn configurations(kernel: &Kernel, every_format: bool) -> Vec<Configuration> {
             with_formats = with_formats.iter().flat_map(given).collect();
         }
     }
+    if kernel.name == "attention_matrix" {
+        all = all.into_iter().filter_map(by_fragments).collect();
+    }
     if kernel.parameters.iter().any(|parameter| parameter.name == "FORMAT") {
         all.extend(with_formats.iter().flat_map(in_formats));
     }
     all
+}
+
+/// What `attention_matrix` is given for a head of that width, if it is.
+fn by_fragments(mut values: Configuration) -> Option<Configuration> {
+    let head_width = values.get("HEAD_WIDTH") as usize;
+    let problem = Problem { head_width, queries: 4096, heads: 8, dtype: DType::F16 };
+    let units = TARGETS.iter().find(|target| target.matrix_rate > 0)?;
+    let Algorithm::Matrix { queries, keys } = attention::plan(&problem, &units.card()) else {
+        return None;
+    };
+    values.set("QUERIES", queries);
+    values.set("KEYS", keys);
+    Some(values)
 }
 
 /// A configuration with weights in every format, by as many outputs at a time as blocks are read.
@@ -184,7 +209,7 @@ mod tests {
 
     #[test]
     fn every_kernel_for_gpus_has_every_type_and_every_format_on_every_target() {
-        for target in &ellesmere::isa::TARGETS {
+        for target in &TARGETS {
             let programs = given(target, &DType::ALL);
             for program in &programs {
                 let has = |dtype, format: u32| {
@@ -194,12 +219,18 @@ mod tests {
                     })
                 };
                 let (name, target) = (program.name, target.name);
-                assert!(DType::ALL.into_iter().all(|dtype| has(dtype, 0)), "{name} for {target}");
+                let taken = |dtype: &DType| program.kernel().takes(*dtype);
+                assert!(
+                    DType::ALL.into_iter().filter(taken).all(|dtype| has(dtype, 0)),
+                    "{name} for {target}"
+                );
                 let values = program.configuration.values();
                 let reads_blocks = values.iter().any(|(name, _)| *name == "FORMAT");
                 for format in Format::ALL.into_iter().filter(|_| reads_blocks) {
                     assert!(has(DType::F16, format.number()), "{name} in {format} for {target}");
-                    let all = target != "gfx803" || has(DType::F32, format.number());
+                    let all = target != "gfx803"
+                        || !taken(&DType::F32)
+                        || has(DType::F32, format.number());
                     assert!(all, "{name} in {format} for {target}, activations in f32");
                 }
             }
