@@ -20,6 +20,7 @@ use ellesmere::backend::{Argument, Backend, Launch, ProgramSource, Value};
 use ellesmere::hardware::{DeviceEntry, detect};
 use ellesmere::info::DeviceKind;
 use ellesmere::kernel::{Configuration, Kernel};
+use ellesmere::ops::{Epilogue, Weights};
 use ellesmere::pipeline::{LoadOptions, Pipeline, Request};
 use ellesmere::{DType, Device, DeviceOptions, Error, Result, Tensor, ops};
 use fake_hip::{Fake, inside};
@@ -74,6 +75,31 @@ fn version_5_tells_the_architecture_elsewhere() {
     assert_eq!(info.architecture.as_deref(), Some("gfx803"));
     assert_eq!(info.driver, "5.2.21153");
     open().unwrap().probe().unwrap();
+}
+
+#[test]
+fn words_that_the_compiler_has_are_in_its_programs() {
+    let name = "words_that_the_compiler_has_are_in_its_programs";
+    if !inside(name, &[("FAKE_HIP_ARCHITECTURE", "gfx90a:sramecc+:xnack-")]) {
+        return;
+    }
+    let device = open().unwrap();
+    assert!(device.info().matrix_units);
+    let value = |index: usize| (index * 7 % 23) as f32 / 16.0 - 0.6875;
+    let product = |device: &Device| {
+        let x: Vec<f32> = (0..33 * 64).map(value).collect();
+        let x = Tensor::from_slice(device, &[33, 64], DType::F16, &x).unwrap();
+        let weights = Weights::linear(device, DType::F16, [40, 64], || {
+            Ok((0..40 * 64).map(|index| value(3 * index)).collect())
+        });
+        ops::gemm(&x, None, &weights.unwrap(), Epilogue::default()).unwrap().to_vec().unwrap()
+    };
+    let (actual, expected) = (product(&device), product(&Device::definitions(None)));
+    let largest = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+    for (actual, expected) in actual.iter().zip(&expected) {
+        // Products of these are exact, and so are their sums, but for one rounding to f16.
+        assert!((actual - expected).abs() <= largest / 1024.0, "{actual} is not {expected}");
+    }
 }
 
 #[test]

@@ -74,6 +74,8 @@ fn pictures_are_near_those_of_f32_and_the_same_on_every_device() {
 #[test]
 fn weights_take_fewer_bits_where_leaving_them_on_the_host_is_slower() {
     let mut files = demo(None);
+    // Little is computed with each weight, so that copying them takes a good part of the time on any host.
+    let request = || Request { width: Some(64), height: Some(64), ..request() };
     let within = |budget_bytes| {
         Device::cpu_with(&DeviceOptions { budget_bytes, ..DeviceOptions::default() })
     };
@@ -96,8 +98,9 @@ fn weights_take_fewer_bits_where_leaving_them_on_the_host_is_slower() {
     assert!(plan.ladder[0].saves_bytes > whole.peak_bytes / 4, "{:?}", plan.ladder);
     let (picture, _) = draw(&device, &files, DType::F32, &placed, &request());
     let cpu = Device::cpu();
-    let (exact, _) = draw(&cpu, &demo(None), DType::F32, &LoadOptions::default(), &request());
-    assert!(psnr_db(1.0, &picture, &exact) >= 40.0);
+    // Halves of guidance in turn, or tiles, change an order of summation at most.
+    let unlimited = draw(&cpu, &demo(Some(Format::Q8_0)), DType::F32, &options, &request()).0;
+    assert!(psnr_db(1.0, &picture, &unlimited) >= 80.0);
 
     let (refused, files) = fitted(&within(Some(1000)));
     let message = refused.unwrap_err().to_string();

@@ -5,6 +5,13 @@
 // A wave is what a driver makes of the work-items of a group that follow each other.
 
 #ifdef HAS_DPP
+// Work-items of a wave. Compilers before LLVM 18 have a constant for it, the newest only a builtin.
+#ifdef __AMDGCN_WAVEFRONT_SIZE
+#define WAVE_SIZE __AMDGCN_WAVEFRONT_SIZE
+#else
+#define WAVE_SIZE __builtin_amdgcn_wavefrontsize()
+#endif
+
 // A value of another work-item of the wave: DPP, from gfx803 on.
 INLINE float of_next(const float v) // 0 and 1 change places, and so on
 {
@@ -35,7 +42,7 @@ INLINE float wave_sum(float v)
     v += of_mirrored_8(v);
     v += of_mirrored_16(v);
     const float half_sum = of_lane(v, 0) + of_lane(v, 16);
-    if (__builtin_amdgcn_wavefrontsize() == 32)
+    if (WAVE_SIZE == 32)
         return half_sum;
     return half_sum + (of_lane(v, 32) + of_lane(v, 48));
 }
@@ -43,7 +50,7 @@ INLINE float wave_sum(float v)
 // group_sum, by two barriers whatever the size.
 INLINE float group_sum_of_waves(const float value, __local float *scratch, const uint size)
 {
-    const uint wave = __builtin_amdgcn_wavefrontsize();
+    const uint wave = WAVE_SIZE;
     if (size < wave)
         return group_sum(value, scratch, size);
     const uint item = get_local_id(0);

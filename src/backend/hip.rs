@@ -3,11 +3,13 @@
 //! Kernels are the same OpenCL C as everywhere. AMD's compiler library makes code objects of them,
 //! which the driver loads; where the arguments lie in memory, a code object says itself.
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::ptr;
 use std::sync::{Arc, Mutex};
 
 use super::comgr::Comgr;
+use super::words::{TRIAL, Words};
 use super::{Backend, Buffer, CopyRegion, Launch, NoTime, Program, ProgramSource, Timer, Transfer};
 use crate::info::DeviceInfo;
 use crate::{DType, Error, Result};
@@ -37,8 +39,12 @@ pub struct Hip {
     card: Arc<Card>,
     compiler: Comgr,
     architecture: String,
+    words: Arc<Words>,
     info: DeviceInfo,
 }
+
+/// The words that the compiler has for each architecture: it stays the same while it is loaded.
+static WORDS: Mutex<BTreeMap<String, Arc<Words>>> = Mutex::new(BTreeMap::new());
 
 /// How much of a compiler's log an error carries.
 const LOG_BYTES: usize = 8 * 1024;
@@ -83,12 +89,14 @@ impl Hip {
             return Err(unusable("it is not there".to_owned()));
         };
         let compiler = Comgr::open()?.ok_or_else(|| unusable("there is no comgr".to_owned()))?;
+        let words = words(&compiler, &architecture);
+        let info = DeviceInfo { matrix_units: words.matrix_units(), ..info };
         let card = Card::new(Arc::clone(driver), found.ordinal);
         let (stream, beside) = (Stream::create(&card)?, Stream::create(&card)?);
         let origin = Arc::new(Event::record(&card, &stream)?);
         stream.synchronize()?;
         let (transfers, staging) = (Transfers::new(beside), Mutex::default());
-        Ok(Self { transfers, staging, origin, stream, card, compiler, architecture, info })
+        Ok(Self { transfers, staging, origin, stream, card, compiler, architecture, words, info })
     }
 
     fn build_error(&self, source: &ProgramSource, log: &str) -> Error {
@@ -111,6 +119,22 @@ impl Hip {
         options.extend(source.parameters.iter().map(|(name, value)| format!("-D{name}={value}")));
         options
     }
+}
+
+/// The words that the compiler has instructions for, by trials the first time.
+fn words(compiler: &Comgr, architecture: &str) -> Arc<Words> {
+    // Every change is complete before anything can panic.
+    let mut found = lock(&WORDS);
+    if let Some(words) = found.get(architecture) {
+        return Arc::clone(words);
+    }
+    let options = ["-cl-fast-relaxed-math", "-O3", "-DDTYPE_F16"].map(str::to_owned);
+    let words = Arc::new(Words::find(|text| {
+        let image = compiler.code_object(architecture, text, &options);
+        image.is_ok_and(|image| code_object::layout(&image, TRIAL, architecture).is_ok())
+    }));
+    found.insert(architecture.to_owned(), Arc::clone(&words));
+    words
 }
 
 fn address(buffer: &Buffer) -> u64 {
@@ -221,12 +245,13 @@ impl Backend for Hip {
     fn options(&self, source: &ProgramSource) -> String {
         let (architecture, compiler) = (&self.architecture, self.compiler.version());
         let options = self.compiler_options(source).join(" ");
-        format!("{architecture}, comgr {compiler}, {options}")
+        format!("{architecture}, comgr {compiler}, {options}{}", self.words.option())
     }
 
     fn build(&self, source: &ProgramSource) -> Result<Program> {
         let options = self.compiler_options(source);
-        let image = self.compiler.code_object(&self.architecture, source.source, &options);
+        let text = self.words.added_to(source.source);
+        let image = self.compiler.code_object(&self.architecture, &text, &options);
         let image = image.map_err(|log| self.build_error(source, &log))?;
         self.load(source, &image)
     }

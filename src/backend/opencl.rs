@@ -24,7 +24,7 @@ use super::{
     Backend, Buffer, CopyRegion, Launch, LaunchLimit, NoTime, Program, ProgramSource, Timer,
     Transfer,
 };
-use crate::info::DeviceInfo;
+use crate::info::{DeviceInfo, DeviceKind};
 use crate::{DType, Error, Result};
 
 mod handle;
@@ -86,7 +86,11 @@ impl OpenCl {
         let has_clock = resolution.is_ok_and(|resolution| usize::from(resolution) > 0);
         let queue = || Queue::create(&context, device.0, has_clock);
         let (queue, transfers) = (Arc::new(queue()?), Arc::new(Transfers::new(queue()?)));
-        let words = trials::words(&context, device);
+        // What runs on the host's processor has no words of a GPU's.
+        let words = match found.info.kind {
+            DeviceKind::Gpu => trials::words(&context, device),
+            DeviceKind::Cpu => Arc::default(),
+        };
         let info = DeviceInfo { matrix_units: words.matrix_units(), ..found.info.clone() };
         let (unflushed, limit) = (Arc::default(), None);
         Ok(Self { transfers, queue, context, device, info, words, has_clock, unflushed, limit })

@@ -582,6 +582,14 @@ pub unsafe extern "C" fn hipEventElapsedTime(ms: *mut f32, start: Pointer, end: 
     })
 }
 
+/// A source for a compiler that has none of AMD's builtins: the words of `amd.h` are there behind names
+/// such as `HAS_DPP`, and without them those of `portable.h` hold, which mean the same.
+fn without_words(source: &str) -> String {
+    let defines = ["#define HAS_DPP", "#define HAS_WMMA", "#define HAS_MFMA"];
+    let kept = source.lines().filter(|line| !defines.iter().any(|define| line.starts_with(define)));
+    kept.flat_map(|line| [line, "\n"]).collect()
+}
+
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hipModuleLoadData(module: *mut Pointer, image: *const c_void) -> Code {
     code(|| {
@@ -593,7 +601,8 @@ pub unsafe extern "C" fn hipModuleLoadData(module: *mut Pointer, image: *const c
         if metadata.target().and_then(chip) != chip(&architecture()) {
             return Err(NO_BINARY_FOR_GPU);
         }
-        let program = cl()?.build(&origin.source, &origin.options).map_err(|log| {
+        let source = without_words(&origin.source);
+        let program = cl()?.build(&source, &origin.options).map_err(|log| {
             eprintln!("the fake driver: {:?}: {log}", metadata.kernels());
             INVALID_IMAGE
         })?;
