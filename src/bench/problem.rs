@@ -264,8 +264,9 @@ mod tests {
     fn every_case_can_be_asked_again_for_its_kernels_classes() {
         let host = Device::cpu().info().clone();
         let gpu = DeviceInfo { vector_width: 1, ..host.clone() };
+        let units = DeviceInfo { matrix_units: true, ..gpu.clone() };
         let mut kernels = Vec::new();
-        for info in [host, gpu] {
+        for info in [host, gpu, units] {
             for case in CASES {
                 let sizes = case.sizes(&[]).unwrap();
                 for problem in Problem::of(case, DType::F16, &sizes, &info).unwrap() {
