@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Runs code objects of `clbench isa --keep` on an emulator, and compares what comes out.
 
-    clbench isa --target gfx1100 --keep /tmp/kept
-    git clone https://github.com/tinygrad/tinygrad /tmp/tinygrad
-    python3 -m venv /tmp/emulator && /tmp/emulator/bin/pip install numpy
-    CC=clang-22 /tmp/emulator/bin/python tools/emulate.py --tinygrad /tmp/tinygrad /tmp/kept/gfx1100/*.json
+    clbench isa --target gfx1100 --keep kept
+    git clone https://github.com/tinygrad/tinygrad
+    python3 -m venv emulator && emulator/bin/pip install numpy
+    CC=clang-22 emulator/bin/python tools/emulate.py --tinygrad tinygrad kept/gfx1100/*.json
 
 The emulator is tinygrad's `test/mockgpu/amd/emu.py` (tried with its commit a9069c177a), which executes
 the instructions of RDNA 3, RDNA 4 and CDNA as AMD's manuals spell them out, each compiled for the host by

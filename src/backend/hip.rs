@@ -10,9 +10,12 @@ use std::sync::{Arc, Mutex};
 
 use super::comgr::Comgr;
 use super::words::{TRIAL, Words};
-use super::{Backend, Buffer, CopyRegion, Launch, NoTime, Program, ProgramSource, Timer, Transfer};
+use super::{
+    Backend, Buffer, CopyRegion, Launch, NoTime, Program, ProgramSource, Timer, Transfer,
+    check_range, shortened,
+};
 use crate::info::DeviceInfo;
-use crate::{DType, Error, Result};
+use crate::{Error, Result};
 
 mod code_object;
 mod driver;
@@ -45,9 +48,6 @@ pub struct Hip {
 
 /// The words that the compiler has for each architecture: it stays the same while it is loaded.
 static WORDS: Mutex<BTreeMap<String, Arc<Words>>> = Mutex::new(BTreeMap::new());
-
-/// How much of a compiler's log an error carries.
-const LOG_BYTES: usize = 8 * 1024;
 
 /// A compiled kernel.
 struct Compiled {
@@ -100,11 +100,7 @@ impl Hip {
     }
 
     fn build_error(&self, source: &ProgramSource, log: &str) -> Error {
-        let log = log.trim();
-        let log = match log.as_bytes().get(..LOG_BYTES) {
-            Some(start) => format!("{}\n[..]", String::from_utf8_lossy(start)),
-            None => log.to_owned(),
-        };
+        let log = shortened(log);
         let (kernel, device) = (source.kernel.to_owned(), self.info.name.clone());
         Error::Build { kernel, device, log }
     }
@@ -112,11 +108,7 @@ impl Hip {
     fn compiler_options(&self, source: &ProgramSource) -> Vec<String> {
         let mut options =
             ["-cl-fast-relaxed-math", "-cl-kernel-arg-info", "-O3"].map(str::to_owned).to_vec();
-        options.push(match source.dtype {
-            DType::F32 => "-DDTYPE_F32".to_owned(),
-            DType::F16 => "-DDTYPE_F16".to_owned(),
-        });
-        options.extend(source.parameters.iter().map(|(name, value)| format!("-D{name}={value}")));
+        options.extend(source.definitions().map(|definition| format!("-D{definition}")));
         options
     }
 }
@@ -146,10 +138,6 @@ fn address(buffer: &Buffer) -> u64 {
 
 fn pointer(buffer: &Buffer, offset: u64) -> Pointer {
     (address(buffer) + offset) as Pointer
-}
-
-fn check_range(buffer: &Buffer, offset: u64, length: u64) {
-    debug_assert!(offset + length <= buffer.bytes(), "a transfer lies inside its buffer");
 }
 
 impl Backend for Hip {

@@ -245,6 +245,35 @@ pub struct ProgramSource {
     pub source: &'static str,
 }
 
+impl ProgramSource {
+    /// What is defined for it, `DTYPE_F16` or `NAME=VALUE`, in every compiler's options.
+    pub fn definitions(&self) -> impl Iterator<Item = String> {
+        let dtype = match self.dtype {
+            DType::F32 => "DTYPE_F32",
+            DType::F16 => "DTYPE_F16",
+        };
+        let parameters = self.parameters.iter().map(|(name, value)| format!("{name}={value}"));
+        std::iter::once(dtype.to_owned()).chain(parameters)
+    }
+}
+
+/// How much of a compiler's log an error carries.
+const LOG_BYTES: usize = 8 * 1024;
+
+/// A compiler's log as an error carries it.
+fn shortened(log: &str) -> String {
+    let log = log.trim();
+    match log.as_bytes().get(..LOG_BYTES) {
+        Some(start) => format!("{}\n[..]", String::from_utf8_lossy(start)),
+        None => log.to_owned(),
+    }
+}
+
+/// Of the caller's contract.
+fn check_range(buffer: &Buffer, offset: u64, length: u64) {
+    debug_assert!(offset + length <= buffer.bytes(), "a transfer lies inside its buffer");
+}
+
 /// One launch: `groups` work-groups of `local` work-items, in up to three dimensions.
 #[derive(Debug)]
 pub struct Launch<'a> {

@@ -22,10 +22,10 @@ use cl3::types::{CL_TRUE, cl_buffer_region, cl_mem};
 use super::words::Words;
 use super::{
     Backend, Buffer, CopyRegion, Launch, LaunchLimit, NoTime, Program, ProgramSource, Timer,
-    Transfer,
+    Transfer, check_range, shortened,
 };
 use crate::info::{DeviceInfo, DeviceKind};
-use crate::{DType, Error, Result};
+use crate::{Error, Result};
 
 mod handle;
 mod info;
@@ -62,9 +62,6 @@ pub struct OpenCl {
 
 /// A driver may keep launches back until it is told; after so many it is.
 const LAUNCHES_PER_FLUSH: u32 = 16;
-
-/// How much of a compiler's log an error carries.
-const LOG_BYTES: usize = 8 * 1024;
 
 impl OpenCl {
     /// Opens a device.
@@ -133,12 +130,7 @@ impl OpenCl {
             self.device.0,
             CL_PROGRAM_BUILD_LOG,
         );
-        let log = log.map(String::from).unwrap_or_default();
-        let log = log.trim();
-        match log.as_bytes().get(..LOG_BYTES) {
-            Some(start) => format!("{}\n[..]", String::from_utf8_lossy(start)),
-            None => log.to_owned(),
-        }
+        shortened(&log.map(String::from).unwrap_or_default())
     }
 
     /// An event that is complete when all that is queued so far is.
@@ -171,10 +163,6 @@ impl OpenCl {
 
 fn memory(buffer: &Buffer) -> cl_mem {
     buffer.handle::<Memory>().raw()
-}
-
-fn check_range(buffer: &Buffer, offset: u64, length: u64) {
-    debug_assert!(offset + length <= buffer.bytes(), "a transfer lies inside its buffer");
 }
 
 impl Backend for OpenCl {
@@ -341,12 +329,8 @@ impl Backend for OpenCl {
     /// Argument names are kept, to be compared with those of the first launch.
     fn options(&self, source: &ProgramSource) -> String {
         let mut options = String::from("-cl-std=CL1.2 -cl-fast-relaxed-math -cl-kernel-arg-info");
-        options.push_str(match source.dtype {
-            DType::F32 => " -D DTYPE_F32",
-            DType::F16 => " -D DTYPE_F16",
-        });
-        for (name, value) in &source.parameters {
-            options.push_str(&format!(" -D {name}={value}"));
+        for definition in source.definitions() {
+            options.push_str(&format!(" -D {definition}"));
         }
         // Simulators and translators refuse the builtin, some as late as at the first launch.
         if self.info.platform.starts_with("Portable Computing Language") {
@@ -415,6 +399,7 @@ mod tests {
     use cl3::event::{CL_COMPLETE, CL_EVENT_COMMAND_EXECUTION_STATUS, get_event_info};
 
     use super::*;
+    use crate::DType;
     use crate::backend::{Argument, Value};
 
     /// A launch that takes a while.

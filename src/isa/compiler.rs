@@ -148,12 +148,8 @@ impl Compiler {
 
 /// What a program is compiled with besides its chip.
 fn options(source: &ProgramSource) -> Vec<String> {
-    let dtype = match source.dtype {
-        DType::F32 => "-DDTYPE_F32",
-        DType::F16 => "-DDTYPE_F16",
-    };
-    let mut options = ["-cl-fast-relaxed-math", "-O3", dtype].map(str::to_owned).to_vec();
-    options.extend(source.parameters.iter().map(|(name, value)| format!("-D{name}={value}")));
+    let mut options = ["-cl-fast-relaxed-math", "-O3"].map(str::to_owned).to_vec();
+    options.extend(source.definitions().map(|definition| format!("-D{definition}")));
     options
 }
 

@@ -44,14 +44,13 @@ impl Steps {
             let dry = device.dry_run_within(u64::MAX / 2);
             plan(&dry, files, dtype, &steps.options, &steps.request, steps.ways)
         };
-        if let Some(format) = &taken.fewer_bits {
+        if taken.fewer_bits.is_some() {
             let mut as_stored = files.clone();
             as_stored.quantize(None);
             steps.plans.push((String::new(), plan_of(&as_stored, &steps)?));
-            steps.plans.push((format!("weights in {format}"), plan_of(files, &steps)?));
-        } else {
-            steps.plans.push((String::new(), plan_of(files, &steps)?));
         }
+        let rung = taken.fewer_bits.as_ref().map(|format| format!("weights in {format}"));
+        steps.plans.push((rung.unwrap_or_default(), plan_of(files, &steps)?));
         let mut add = |rung: String, change: &mut dyn FnMut(&mut Self)| {
             change(&mut steps);
             let plan = plan_of(files, &steps)?;
