@@ -205,7 +205,7 @@ fn every_kernel_has_its_file_entry_definition_test_and_case() {
         .iter()
         .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
         .collect();
-    assert_eq!(catalogue, in_files, "src/kernel/mod.rs lists the files of kernels/ in order");
+    assert_eq!(catalogue, in_files, "src/kernel/catalogue.rs lists the files of kernels/ in order");
     let list = fs::read_to_string(root().join("tests/ops/main.rs")).unwrap();
     let listed = |path: &&PathBuf| {
         list.contains(&format!("mod {};", path.file_stem().unwrap().to_str().unwrap()))
