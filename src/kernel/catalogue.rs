@@ -42,7 +42,7 @@ pub const KERNELS: &[Kernel] = &[
                 },
             },
         ],
-        source: source!("attention_matrix.cl", "matrix.h"),
+        source: source!("attention_matrix.cl", "quad.h", "matrix.h"),
     },
     Kernel {
         name: "attention_register",
@@ -110,7 +110,7 @@ pub const KERNELS: &[Kernel] = &[
         summary: "convolves images, a work-group sharing tiles in local memory",
         parameters: LOCAL_TILES,
         constraints: LOCAL_CONSTRAINTS,
-        source: source!(weights, "conv2d_local.cl", "local_tile.h"),
+        source: source!(weights, "conv2d_local.cl", "quad.h", "local_tile.h"),
     },
     Kernel {
         name: "conv2d_register",
@@ -142,14 +142,14 @@ pub const KERNELS: &[Kernel] = &[
         summary: "multiplies matrices, a work-group sharing tiles in local memory",
         parameters: LOCAL_TILES,
         constraints: LOCAL_CONSTRAINTS,
-        source: source!(weights, "gemm_local.cl", "local_tile.h"),
+        source: source!(weights, "gemm_local.cl", "quad.h", "local_tile.h"),
     },
     Kernel {
         name: "gemm_matrix",
         summary: "multiplies matrices of f16, teams of work-items sharing fragments",
         parameters: MATRIX_TILES,
         constraints: MATRIX_CONSTRAINTS,
-        source: source!(weights, "gemm_matrix.cl", "matrix.h", "matrix_tile.h"),
+        source: source!(weights, "gemm_matrix.cl", "quad.h", "matrix.h", "matrix_tile.h"),
     },
     Kernel {
         name: "gemm_merge",
@@ -170,7 +170,7 @@ pub const KERNELS: &[Kernel] = &[
         summary: "multiplies slices of matrices, a work-group sharing tiles in local memory",
         parameters: LOCAL_TILES,
         constraints: LOCAL_CONSTRAINTS,
-        source: source!(weights, "gemm_split.cl", "local_tile.h"),
+        source: source!(weights, "gemm_split.cl", "quad.h", "local_tile.h"),
     },
     Kernel {
         name: "gemv",
