@@ -1,11 +1,12 @@
-//! Weights of few bits: blocks with scales, as ggml has them.
+//! Weights of few bits: blocks with scales, as ggml has them, and numbers of 8 and 16 bits.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::{Error, Result};
 
-/// How a row of weights is stored in blocks, bit for bit as in ggml's `ggml-common.h`.
+/// How a row of weights is stored in blocks: bit for bit as in ggml's `ggml-common.h`, or numbers
+/// narrower than a device's own, 32 of which are a block.
 ///
 /// A block covers so many values that follow each other along K. What a device holds is the same
 /// numbers in another order.
@@ -27,11 +28,21 @@ pub enum Format {
     Q5K,
     /// 6 bits less 32, with scales of 8 bits each 16: 256 values in 210 bytes.
     Q6K,
+    /// The upper half of an f32: 32 values in 64 bytes.
+    BF16,
+    /// 4 bits of exponent, 3 of fraction, no infinity, `float8_e4m3fn` of PyTorch: 32 values in 32
+    /// bytes. No number, `0x7f`, is 480 on devices; nothing that is none gets there.
+    F8E4M3,
+    /// 5 bits of exponent, 2 of fraction, the upper half of an f16: 32 values in 32 bytes.
+    F8E5M2,
+    /// Bytes from -127 to 127, times an f32 that all of an output's weights share and that each of their
+    /// blocks repeats: 32 values in 36 bytes.
+    I8,
 }
 
 impl Format {
     /// Every format, in the order that tests and lists use.
-    pub const ALL: [Format; 8] = [
+    pub const ALL: [Format; 12] = [
         Format::Q8_0,
         Format::Q4_0,
         Format::Q4_1,
@@ -40,6 +51,10 @@ impl Format {
         Format::Q4K,
         Format::Q5K,
         Format::Q6K,
+        Format::BF16,
+        Format::F8E4M3,
+        Format::F8E5M2,
+        Format::I8,
     ];
 
     /// The name in flags, rules and messages.
@@ -53,7 +68,16 @@ impl Format {
             Format::Q4K => "q4_k",
             Format::Q5K => "q5_k",
             Format::Q6K => "q6_k",
+            Format::BF16 => "bf16",
+            Format::F8E4M3 => "f8_e4m3",
+            Format::F8E5M2 => "f8_e5m2",
+            Format::I8 => "i8",
         }
+    }
+
+    /// Whether its levels are integers, which can be multiplied as bytes.
+    pub fn has_integer_levels(self) -> bool {
+        !matches!(self, Format::BF16 | Format::F8E4M3 | Format::F8E5M2)
     }
 
     /// The format for rows of so many inputs: this one if they are whole blocks, else what ggml's
@@ -73,12 +97,13 @@ impl Format {
     /// The values in a block.
     pub fn block_values(self) -> usize {
         match self {
-            Format::Q8_0 | Format::Q4_0 | Format::Q4_1 | Format::Q5_0 | Format::Q5_1 => 32,
             Format::Q4K | Format::Q5K | Format::Q6K => 256,
+            _ => 32,
         }
     }
 
-    /// The number that ggml has for it, in files too, and `FORMAT` in kernels.
+    /// `FORMAT` in kernels: the number that ggml has for it, in files too, or one over a thousand
+    /// where it has none.
     pub fn number(self) -> u32 {
         match self {
             Format::Q4_0 => 2,
@@ -89,6 +114,10 @@ impl Format {
             Format::Q4K => 12,
             Format::Q5K => 13,
             Format::Q6K => 14,
+            Format::BF16 => 30,
+            Format::F8E4M3 => 1001,
+            Format::F8E5M2 => 1002,
+            Format::I8 => 1003,
         }
     }
 
@@ -107,7 +136,7 @@ impl Format {
         }
     }
 
-    /// The bytes of a block in files.
+    /// The bytes of a block, in files that have such blocks.
     pub fn block_bytes(self) -> usize {
         match self {
             Format::Q8_0 => 34,
@@ -118,6 +147,9 @@ impl Format {
             Format::Q4K => 144,
             Format::Q5K => 176,
             Format::Q6K => 210,
+            Format::BF16 => 64,
+            Format::F8E4M3 | Format::F8E5M2 => 32,
+            Format::I8 => 36,
         }
     }
 }
@@ -152,6 +184,6 @@ mod tests {
         assert_eq!(Format::Q4K.for_inputs(320), Some(Format::Q5_0));
         assert_eq!(Format::Q8_0.for_inputs(40), None);
         let message = "q3_k".parse::<Format>().unwrap_err().to_string();
-        assert!(message.ends_with("q4_k, q5_k, q6_k, got \"q3_k\""), "{message}");
+        assert!(message.ends_with("f8_e4m3, f8_e5m2, i8, got \"q3_k\""), "{message}");
     }
 }

@@ -46,7 +46,7 @@
 //!
 //! - Activations are **channels last**: `[N, H, W, C]`, tokens `[N, L, C]`. Files and pictures keep
 //!   the ecosystem's order; the conversion stands at that border alone.
-//! - **Storage** is f32 or f16, of weights also blocks of few bits; **arithmetic** is f32, but that
+//! - **Storage** is f32 or f16, of weights also blocks of few bits, f8 or bf16; **arithmetic** is f32, but that
 //!   matrix units multiply f16 that is stored as such, and sum in f32, and that matrices are multiplied
 //!   in bytes where a weight asks for it ([`ops::Products`]). Masks are large finite values: kernels
 //!   never rely on infinities or NaN.
@@ -94,7 +94,7 @@
 //! | piece | the outputs of a weight that lie in one block of memory |
 //! | tile; parked | a part of a picture that is worked on at a time: rows of it, or a square that is blended; on the host until it is wanted |
 //! | panel | 32 outputs of a weight, interleaved for the kernels |
-//! | format; block; level, scale | how weights of few bits are stored, as GGUF has it; values with scales of their own; a weight is a level times a scale |
+//! | format; block; level, scale | how weights of few bits are stored, as GGUF has it, or as numbers of 8 or 16 bits; values with scales of their own; a weight is a level times a scale |
 //! | part; rung | work that is repeated as a whole where memory runs out; what is done first so that it needs less |
 //! | launch limit; part of a launch | for how long a launch may keep the device; some of its work-groups, which are launched by themselves |
 //! | plan; times; choice | what drawing takes, by a dry run; how long, by launches timed one by one; a way to run a model |

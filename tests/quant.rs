@@ -12,6 +12,9 @@ use proptest::prelude::*;
 use random_model::{golden, random};
 use serde_json::Value;
 
+/// Those of ggml's that it has encoders for; bf16 is its own, too.
+const OF_GGML: [Format; 8] = *Format::ALL.first_chunk().unwrap();
+
 fn file(path: impl AsRef<Path>) -> SafeTensors {
     SafeTensors::open(path.as_ref()).unwrap()
 }
@@ -78,7 +81,7 @@ fn rows(name: &str) -> Vec<f32> {
 #[test]
 fn blocks_are_the_numbers_that_ggml_reads() {
     let golden = file(golden().join("formats.safetensors"));
-    for format in Format::ALL {
+    for format in OF_GGML {
         let data = |what: &str| golden.data(&format!("{format}.{what}")).unwrap();
         let expected = floats(data("values"));
         for (at, (got, expected)) in
@@ -93,7 +96,7 @@ fn blocks_are_the_numbers_that_ggml_reads() {
 fn encoding_errs_no_more_than_ggml() {
     let errors = std::fs::read_to_string(golden().join("formats.json")).unwrap();
     let errors: Value = serde_json::from_str(&errors).unwrap();
-    for format in Format::ALL {
+    for format in OF_GGML {
         for (name, theirs) in errors[format.name()].as_object().unwrap() {
             let theirs = theirs.as_f64().unwrap();
             let values = rows(name);
@@ -108,13 +111,102 @@ fn what_can_be_stored_comes_back() {
     for format in Format::ALL {
         for value in [0.0, -0.0, 1.0, -1.0, 0.25, 1e-30, f32::MIN_POSITIVE / 4.0] {
             let values = vec![value; 256];
-            // Scales are f16, and so hold no less than 6e-8, times a number of 6 bits at most.
-            let wanted = if value.abs() < 1e-20 { 0.0 } else { value };
+            // Scales are f16, and so hold no less than 6e-8, times a number of 6 bits at most; and so
+            // do numbers of 8 bits. bf16 and scales of f32 have a float's range.
+            let wide = matches!(format, Format::BF16 | Format::I8);
+            let wanted = if value.abs() < 1e-20 && !wide { 0.0 } else { value };
             let all = decoded(format, &encoded(format, &values));
             let near = |got: &f32| (got - wanted).abs() <= wanted.abs() * 1e-2;
             assert!(all.iter().all(near), "{format} {value:e}: {:e}", all[0]);
         }
     }
+}
+
+/// Every number of a format without scales, by its bits.
+fn numbers(format: Format) -> Vec<f32> {
+    let bytes: Vec<u8> = match format.block_bytes() {
+        64 => (0..=u16::MAX).flat_map(|bits| bits.to_le_bytes()).collect(),
+        _ => (0..=255).collect(),
+    };
+    decoded(format, &bytes)
+}
+
+#[test]
+fn numbers_of_8_and_16_bits_are_those_of_pytorch() {
+    let golden = file(golden().join("formats.safetensors"));
+    for format in [Format::BF16, Format::F8E4M3, Format::F8E5M2] {
+        let expected: Vec<f32> = match format {
+            Format::BF16 => {
+                (0..=u16::MAX).map(|bits| half::bf16::from_bits(bits).to_f32()).collect()
+            }
+            _ => floats(golden.data(format.name()).unwrap()),
+        };
+        let got = numbers(format);
+        assert_eq!(got.len(), expected.len());
+        for (got, expected) in got.iter().zip(expected) {
+            assert!(got.to_bits() == expected.to_bits() || got.is_nan() && expected.is_nan());
+        }
+    }
+}
+
+#[test]
+fn numbers_are_rounded_to_the_nearest_half_to_even_and_cut_to_the_largest() {
+    for format in [Format::BF16, Format::F8E4M3, Format::F8E5M2] {
+        let of_sign = numbers(format);
+        let of_sign = &of_sign[..of_sign.len() / 2];
+        let finite = of_sign.iter().take_while(|value| value.is_finite()).count();
+        let of_sign = &of_sign[..finite];
+        for sign in [1.0, -1.0] {
+            let nearest = |values: Vec<f32>| {
+                let count = values.len();
+                let mut whole: Vec<f32> = values.into_iter().map(|value| sign * value).collect();
+                whole.resize(count.next_multiple_of(32), 0.0);
+                let mut got = decoded(format, &encoded(format, &whole));
+                got.truncate(count);
+                got.iter().map(|value| (sign * value).to_bits()).collect::<Vec<_>>()
+            };
+            let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            // Themselves; what lies between two, and the floats to either side of that.
+            assert_eq!(nearest(of_sign.to_vec()), bits(of_sign), "{format}");
+            let pairs = || of_sign.windows(2).map(|pair| (pair[0], pair[1]));
+            // Halves first: the sum of bf16's largest two is no float.
+            let middle = |(a, b): (f32, f32)| a / 2.0 + b / 2.0;
+            let exact = |pair: &(f32, f32)| pair.1 >= 4.0 * f32::MIN_POSITIVE;
+            let middles = || pairs().filter(exact).map(middle);
+            let lower: Vec<f32> = pairs().filter(exact).map(|pair| pair.0).collect();
+            let upper: Vec<f32> = pairs().filter(exact).map(|pair| pair.1).collect();
+            assert_eq!(nearest(middles().map(f32::next_down).collect()), bits(&lower), "{format}");
+            assert_eq!(nearest(middles().map(f32::next_up).collect()), bits(&upper), "{format}");
+            let first = of_sign.len() - 1 - lower.len();
+            let even = |index: usize| {
+                if (first + index).is_multiple_of(2) { lower[index] } else { upper[index] }
+            };
+            let even: Vec<f32> = (0..lower.len()).map(even).collect();
+            assert_eq!(nearest(middles().collect()), bits(&even), "{format}");
+            let largest = of_sign[finite - 1];
+            assert_eq!(nearest(vec![f32::MAX, largest.next_up()]), bits(&[largest; 2]), "{format}");
+        }
+    }
+}
+
+#[test]
+fn rows_of_bytes_share_a_scale_that_their_largest_value_fills() {
+    let row = |scale: f32| (0..96).map(move |at| scale * (at as f32 - 47.5));
+    let values: Vec<f32> = row(1.0).chain(row(1e-3)).chain(row(0.0)).collect();
+    let mut blocks = vec![0; quant::bytes(Format::I8, values.len()).unwrap()];
+    quant::encode_rows(Format::I8, 96, &values, &mut blocks).unwrap();
+    let scales = blocks.chunks(36).map(|block| floats(&block[..4])[0]).collect::<Vec<_>>();
+    let (first, second) = (48.5f32 / 127.0, 48.5f32 * 1e-3 / 127.0);
+    assert_eq!(scales[..3], [first; 3]);
+    assert!((scales[3] - second).abs() < 1e-9 && scales[3..6] == [scales[3]; 3]);
+    assert_eq!(scales[6..], [0.0; 3]);
+    for (got, wanted) in decoded(Format::I8, &blocks).iter().zip(&values) {
+        let half = if wanted.abs() < 0.05 { second } else { first } * 0.5001;
+        assert!((got - wanted).abs() <= half, "{got} {wanted}");
+    }
+    let message = quant::encode_rows(Format::I8, 80, &values[..160], &mut blocks[..180]);
+    let message = message.unwrap_err().to_string();
+    assert_eq!(message, "quant: i8: expected whole blocks in rows of 80, got 160");
 }
 
 #[test]

@@ -72,7 +72,7 @@ pub fn plan(files: ModelFiles, stored: StoredType, rules: &Rules) -> Result<Plan
         }
     } else {
         let file = Arc::new(TensorFile::open(&files.path)?);
-        sources.push(("", Arc::new(Checkpoint::of_file(file))));
+        sources.push(("", Arc::new(Checkpoint::of_file(file)?)));
     }
     let mut tensors = Vec::new();
     for (prefix, weights) in sources {

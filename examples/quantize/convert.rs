@@ -111,6 +111,6 @@ fn stored(
             quant::encode(format, values, &mut blocks)?;
             blocks
         }
-        StoredType::F8E4M3 | StoredType::F8E5M2 => unreachable!("GGUF has no f8"),
+        other => unreachable!("GGUF has no {other}"),
     })
 }

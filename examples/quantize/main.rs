@@ -18,6 +18,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use ellesmere::io::atomic;
+use ellesmere::io::gguf;
 use ellesmere::io::tensors::StoredType;
 use ellesmere::models::files::{ModelFiles, Variant};
 use ellesmere::{Device, DeviceOptions, Error, Format, Result, knob};
@@ -231,10 +232,13 @@ fn parse_type(name: &str) -> Result<StoredType, String> {
     match name {
         "f32" => Ok(StoredType::F32),
         "f16" => Ok(StoredType::F16),
-        "bf16" => Ok(StoredType::BF16),
-        _ => name.parse().map(StoredType::Blocks).map_err(|_| {
-            let formats = Format::ALL.map(Format::name).join(", ");
-            format!("expected one of {formats}, f16, bf16, f32, got {name:?}")
-        }),
+        _ => {
+            let known = Format::ALL.map(StoredType::from).into_iter().filter(|one| gguf::has(*one));
+            let known: Vec<StoredType> = known.collect();
+            known.iter().copied().find(|stored| stored.name() == name).ok_or_else(|| {
+                let names: Vec<&str> = known.iter().map(|stored| stored.name()).collect();
+                format!("expected one of {}, f16, f32, got {name:?}", names.join(", "))
+            })
+        }
     }
 }

@@ -90,7 +90,8 @@ pub struct Arguments {
     /// Hold matrices and convolutions in blocks of few bits, which kernels decode as they read them:
     /// q8_0, q6_k, q5_0, q5_1, q5_k, q4_0, q4_1 or q4_k. A half to a quarter of the memory of f16, and
     /// somewhat another picture. Where inputs are no multiple of 256, a K format gives way to one with
-    /// blocks of 32
+    /// blocks of 32. Also i8 (bytes with a scale for each output), f8_e4m3, f8_e5m2 and bf16 (the nearest
+    /// number, the largest for what is larger). What a model has in blocks, or in no more bytes, stays so
     #[arg(long, value_name = "FORMAT")]
     pub quantize: Option<Format>,
 

@@ -56,7 +56,9 @@ pub fn draw(arguments: &Arguments) -> Result<()> {
     };
     files.quantize(arguments.quantize);
     if arguments.int8_products {
-        if files.unet.weights.formats().is_empty() && !arguments.allow_quantize {
+        let formats = files.unet.weights.formats();
+        if !formats.values().any(|format| format.has_integer_levels()) && !arguments.allow_quantize
+        {
             let detail = "needs weights in blocks: give --quantize q8_0, or a model that has them";
             return Err(Error::argument("--int8-products", detail));
         }

@@ -1,6 +1,7 @@
 // blocks.h: weights in blocks of few bits. What the formats of this folder share.
 //
-// FORMAT says how weights are stored: 0 as REAL, else a format, by the number that ggml has for it. In
+// FORMAT says how weights are stored: 0 as REAL, else a format, by the number that ggml has for it, or
+// one over a thousand. In
 // place of the values' panels, [panels][inputs][32], there are blocks of BLOCK_TERMS terms of a
 // panel each, BLOCK_BYTES long, in the same order; `inputs` is a whole number of blocks, of a
 // convolution's tap too. A weight is still known by its index among the values.
@@ -44,6 +45,28 @@ INLINE float16 halves16(__global const uchar *p)
 {
     const uint8 bits = vload8(0, (__global const uint *)p);
     return vload_half16(0, (const __private half *)&bits);
+}
+
+// What bits of halves stand for.
+INLINE float4 as_halves4(const ushort4 bits)
+{
+    return vload_half4(0, (const __private half *)&bits);
+}
+INLINE float16 as_halves16(const ushort16 bits)
+{
+    return vload_half16(0, (const __private half *)&bits);
+}
+
+// The upper halves of floats.
+INLINE float4 upper_halves4(__global const uchar *p)
+{
+    const ushort4 bits = as_ushort4(vload2(0, (__global const uint *)p));
+    return as_float4(convert_uint4(bits) << 16u);
+}
+INLINE float16 upper_halves16(__global const uchar *p)
+{
+    const ushort16 bits = as_ushort16(vload8(0, (__global const uint *)p));
+    return as_float16(convert_uint16(bits) << 16u);
 }
 
 // 4 bits of the term-th of 32 terms: of terms 0..16 the low ones, of the others the high ones.

@@ -4,7 +4,8 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use crate::device::Device;
-use crate::ops::Weights;
+use crate::memory::Lifetime;
+use crate::ops::{Vocabulary, Weights};
 use crate::tensor::Tensor;
 use crate::{DType, Error, Format, Result, quant};
 
@@ -98,19 +99,50 @@ impl<'a> Inputs<'a> {
             let values = self.values(shape[0] * inputs);
             Ok(values.into_iter().map(|value| value * scale).collect())
         };
-        let number = self.sizes.get("format").copied().unwrap_or(0);
-        if number == 0 {
+        let Some(format) = self.format()? else {
             return Weights::conv2d(self.device, self.dtype, shape, values);
-        }
-        let format = u32::try_from(number).ok().and_then(Format::from_number).ok_or_else(|| {
-            let all = Format::ALL.map(|format| format!("{} ({format})", format.number()));
-            Error::argument("format", format!("expected 0, {}, got {number}", all.join(", ")))
-        })?;
+        };
         Weights::blocks(self.device, format, [shape[0], shape[1], shape[2] * shape[3]], || {
-            let values: Vec<f32> = values()?;
-            let mut blocks = vec![0; quant::bytes(format, values.len())?];
-            quant::encode(format, &values, &mut blocks)?;
-            Ok(blocks)
+            encoded(format, inputs, &values()?)
         })
     }
+
+    /// A table of tokens' vectors; in blocks, if the case lists a `format` that is the number of one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Inputs::weights`].
+    pub fn vocabulary(&self, shape: [usize; 2]) -> Result<Vocabulary> {
+        let values = || self.values(shape[0] * shape[1]);
+        match self.format()? {
+            None => {
+                let (device, dtype) = (self.device, self.dtype);
+                Vocabulary::values(device, Lifetime::Resident, dtype, shape, || Ok(values()))
+            }
+            Some(format) => {
+                Vocabulary::blocks(self.device, Lifetime::Resident, format, shape, || {
+                    encoded(format, shape[1], &values())
+                })
+            }
+        }
+    }
+
+    /// The format that the case lists by its number; `None` for 0.
+    fn format(&self) -> Result<Option<Format>> {
+        let number = self.sizes.get("format").copied().unwrap_or(0);
+        let format = u32::try_from(number).ok().and_then(Format::from_number);
+        if number > 0 && format.is_none() {
+            let all = Format::ALL.map(|format| format!("{} ({format})", format.number()));
+            let detail = format!("expected 0, {}, got {number}", all.join(", "));
+            return Err(Error::argument("format", detail));
+        }
+        Ok(format)
+    }
+}
+
+/// Rows of so many values in blocks.
+fn encoded(format: Format, row: usize, values: &[f32]) -> Result<Vec<u8>> {
+    let mut blocks = vec![0; quant::bytes(format, values.len())?];
+    quant::encode_rows(format, row, values, &mut blocks)?;
+    Ok(blocks)
 }

@@ -267,6 +267,7 @@ impl Entry {
             "BF16" => Some(StoredType::BF16),
             "F8_E4M3" => Some(StoredType::F8E4M3),
             "F8_E5M2" => Some(StoredType::F8E5M2),
+            "I8" => Some(StoredType::I8),
             _ => None,
         };
         Ok(TensorInfo { element: ELEMENTS[element].0, stored, shape, data: start..end })
@@ -291,6 +292,7 @@ pub fn write<'a>(path: &Path, tensors: impl IntoIterator<Item = NewTensor<'a>>) 
             StoredType::BF16 => safetensors::Dtype::BF16,
             StoredType::F8E4M3 => safetensors::Dtype::F8_E4M3,
             StoredType::F8E5M2 => safetensors::Dtype::F8_E5M2,
+            StoredType::I8 => safetensors::Dtype::I8,
             StoredType::Blocks(format) => {
                 let detail = format!("{format} cannot be written: safetensors has no blocks");
                 return Err(refuse_tensor(path, name, detail));

@@ -24,6 +24,8 @@ pub enum StoredType {
     F8E4M3,
     /// 5 bits of exponent, 2 of fraction: the upper half of a binary16.
     F8E5M2,
+    /// Bytes with a sign, which stand for something only with a scale that is beside them.
+    I8,
     /// Blocks of few bits, along the fastest axis.
     Blocks(Format),
 }
@@ -42,7 +44,7 @@ impl StoredType {
         match self {
             StoredType::F32 => 4,
             StoredType::F16 | StoredType::BF16 => 2,
-            StoredType::F8E4M3 | StoredType::F8E5M2 => 1,
+            StoredType::F8E4M3 | StoredType::F8E5M2 | StoredType::I8 => 1,
             StoredType::Blocks(format) => format.block_bytes(),
         }
     }
@@ -53,6 +55,18 @@ impl StoredType {
         whole.then(|| (values / self.block_values()).checked_mul(self.block_bytes()))?
     }
 
+    /// The format in which devices can hold such values as they are, if there is one.
+    pub fn format(self) -> Option<Format> {
+        match self {
+            StoredType::F32 | StoredType::F16 => None,
+            StoredType::BF16 => Some(Format::BF16),
+            StoredType::F8E4M3 => Some(Format::F8E4M3),
+            StoredType::F8E5M2 => Some(Format::F8E5M2),
+            StoredType::I8 => Some(Format::I8),
+            StoredType::Blocks(format) => Some(format),
+        }
+    }
+
     /// The name in messages.
     pub fn name(self) -> &'static str {
         match self {
@@ -61,7 +75,21 @@ impl StoredType {
             StoredType::BF16 => "bf16",
             StoredType::F8E4M3 => "f8_e4m3",
             StoredType::F8E5M2 => "f8_e5m2",
+            StoredType::I8 => "i8",
             StoredType::Blocks(format) => format.name(),
+        }
+    }
+}
+
+impl From<Format> for StoredType {
+    /// What a file has for it: numbers by themselves, or its blocks.
+    fn from(format: Format) -> Self {
+        match format {
+            Format::BF16 => StoredType::BF16,
+            Format::F8E4M3 => StoredType::F8E4M3,
+            Format::F8E5M2 => StoredType::F8E5M2,
+            Format::I8 => StoredType::I8,
+            blocks => StoredType::Blocks(blocks),
         }
     }
 }

@@ -314,9 +314,9 @@ pub const KERNELS: &[Kernel] = &[
     Kernel {
         name: "token_embedding",
         summary: "adds each token's vector and its position's",
-        parameters: &[tuned("WG_SIZE", 64, WORK_GROUPS)],
+        parameters: &[FORMAT, tuned("WG_SIZE", 64, WORK_GROUPS)],
         constraints: &[],
-        source: source!("token_embedding.cl"),
+        source: source!(weights, "token_embedding.cl"),
     },
     Kernel {
         name: "winograd_input",

@@ -27,6 +27,10 @@ macro_rules! formats {
             file!("quant/", "q4_k.h"),
             file!("quant/", "q5_k.h"),
             file!("quant/", "q6_k.h"),
+            file!("quant/", "bf16.h"),
+            file!("quant/", "f8_e4m3.h"),
+            file!("quant/", "f8_e5m2.h"),
+            file!("quant/", "i8.h"),
             "#undef LANES\n"
         )
     };

@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use crate::io::one_line;
 use crate::io::tensors::{StoredType, TensorFile};
-use crate::nn::{KeptWeights, Reader, TensorSource};
+use crate::nn::{BlocksReader, KeptWeights, Reader, TensorSource};
 use crate::ops::Products;
 use crate::{Error, Format, Result};
 
 mod held;
+mod kept;
+mod scales;
 mod stored;
 
 pub use stored::StoredTensor;
@@ -71,7 +73,8 @@ impl Checkpoint {
         let mut tensors: BTreeMap<String, Slot> = BTreeMap::new();
         for (file, content) in files.iter().enumerate() {
             for (stored_name, _) in content.iter() {
-                for (name, part) in known_as(stored_name) {
+                let Some(weight_name) = scales::weight_name(stored_name) else { continue };
+                for (name, part) in known_as(weight_name) {
                     let slot = Slot { file, stored_name: stored_name.to_string(), part };
                     if let Some(other) = tensors.insert(name, slot) {
                         let first = &files[other.file];
@@ -94,11 +97,14 @@ impl Checkpoint {
         })
     }
 
-    /// Every tensor of a file, by the name that it has there.
-    pub fn of_file(file: Arc<TensorFile>) -> Self {
+    /// Every tensor of a file, by the name that it has there; scales of others are not by themselves.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Tensor`] if it has a weight twice, as numbers and as bytes with a scale.
+    pub fn of_file(file: Arc<TensorFile>) -> Result<Self> {
         let path = file.path().to_path_buf();
         Self::new(&path, vec![file], |stored| vec![(stored.to_string(), None)])
-            .expect("a file has each name once")
     }
 
     /// A tensor by its canonical name.
@@ -116,7 +122,7 @@ impl Checkpoint {
             return Err(Error::Tensor { path, tensor: name.to_string(), detail });
         };
         let file = &self.files[slot.file];
-        let refuse = |detail| {
+        let refuse = |detail: String| {
             let tensor = one_line(&slot.stored_name);
             Err(Error::Tensor { path: file.path().to_path_buf(), tensor, detail })
         };
@@ -136,12 +142,17 @@ impl Checkpoint {
         let Some(stored_type) = info.stored_type() else {
             return refuse(format!("expected floats or blocks of them, got {}", info.element()));
         };
+        let scales = match self.scales(slot, stored_type) {
+            Ok(scales) => scales,
+            Err(detail) => return refuse(detail),
+        };
         let name = slot.stored_name.as_str();
         let &[_, inputs, rows, columns] = stored_shape.as_slice() else {
-            return Ok(StoredTensor::new(name, stored_type, shape, bytes, None));
+            let tensor = StoredTensor::new(name, stored_type, shape, bytes, None);
+            return Ok(tensor.scaled_by(scales));
         };
         let channels = self.channels_last(slot).then_some([inputs, rows * columns]);
-        Ok(StoredTensor::new(name, stored_type, shape, bytes, channels))
+        Ok(StoredTensor::new(name, stored_type, shape, bytes, channels).scaled_by(scales))
     }
 
     /// Whether a tensor is a convolution's weight whose channels are its fastest axis.
@@ -201,8 +212,9 @@ impl Checkpoint {
 
     /// Has devices hold matrices and convolutions of at least 32 outputs in blocks: of
     /// this format, or of the one that [takes its place](Format::for_inputs) where inputs are no
-    /// whole blocks. What is no blocks of 32 stays as it is, and so do vectors and tables. With `None`,
-    /// only what the files have in blocks.
+    /// whole blocks. What is no blocks of 32 stays as it is, and so do vectors and tables. So does what the
+    /// files have in blocks, or in a [format](StoredType::format) of numbers that takes no more bytes.
+    /// With `None`, only what the files have in a format is held in it.
     pub fn quantize(&mut self, format: Option<Format>) {
         self.format = format;
         self.kept = self.kept.take().map(|_| KeptWeights::default());
@@ -253,9 +265,11 @@ impl TensorSource for Checkpoint {
         let tensor = self.tensor(name, shape)?;
         let (stored_type, length) = (tensor.stored_type(), tensor.bytes().len());
         let slot = &self.tensors[name];
-        // What lies in another order than it is asked for, in blocks or is rounded, is no range of a file.
+        // What lies in another order than it is asked for, in blocks, is scaled or rounded, is no range
+        // of a file.
         let held = self.held.get(name).is_some_and(|held| *held != stored_type);
-        if stored_type.block_values() > 1 || self.channels_last(slot) || held {
+        let scaled = !tensor.scales().is_empty();
+        if stored_type.block_values() > 1 || self.channels_last(slot) || held || scaled {
             return Ok(None);
         }
         let (file, stored_name) = (Arc::clone(&self.files[slot.file]), slot.stored_name.clone());
@@ -277,18 +291,45 @@ impl TensorSource for Checkpoint {
         if outputs < LEAST_OUTPUTS {
             return None;
         }
-        match (self.held.get(name), self.stored(name)) {
-            (Some(&StoredType::Blocks(format)), _) => Some(format),
-            (Some(_), _) => None,
-            (None, Some((format, _))) => Some(format),
+        match (self.held.get(name), self.kept_format(name)) {
+            (Some(held), _) => held.format()?.for_inputs(shape[1]),
             (None, None) => self.format?.for_inputs(shape[1]),
+            (None, Some(stored)) => {
+                let bits = |format: Format| format.block_bytes() * 256 / format.block_values();
+                let asked = self.format.and_then(|format| format.for_inputs(shape[1]));
+                let numbers = StoredType::from(stored).block_values() == 1;
+                Some(asked.filter(|asked| numbers && bits(*asked) < bits(stored)).unwrap_or(stored))
+            }
+        }
+    }
+
+    fn table_format(&self, name: &str) -> Option<Format> {
+        match self.held.get(name) {
+            Some(&StoredType::Blocks(format)) => Some(format),
+            Some(_) => None,
+            // Numbers are widened: of a table, few are read.
+            None => {
+                self.kept_format(name).filter(|format| StoredType::from(*format).block_values() > 1)
+            }
         }
     }
 
     fn blocks(&self, name: &str, shape: &[usize], format: Format) -> Result<Vec<u8>> {
-        match self.stored(name) {
-            Some((stored, blocks)) if stored == format => Ok(blocks.to_vec()),
-            _ => self.held_blocks(name, shape, format),
+        match self.kept_format(name) == Some(format) {
+            true => self.kept_blocks(name, shape),
+            false => self.held_blocks(name, shape, format),
+        }
+    }
+
+    fn blocks_again(
+        &self,
+        name: &str,
+        shape: &[usize],
+        format: Format,
+    ) -> Result<Option<BlocksReader>> {
+        match self.kept_format(name) == Some(format) {
+            true => self.kept_again(name, shape).map(Some),
+            false => Ok(None),
         }
     }
 
@@ -302,18 +343,10 @@ impl TensorSource for Checkpoint {
 
     fn stored(&self, name: &str) -> Option<(Format, &[u8])> {
         let slot = self.tensors.get(name)?;
-        let file = &self.files[slot.file];
-        let StoredType::Blocks(format) = file.info(&slot.stored_name)?.stored_type()? else {
-            return None;
-        };
-        let (shape, bytes) = self.part_of(slot, file.data(&slot.stored_name)?)?;
-        // Of convolutions only those whose blocks lie along the channels, as the kernels read them.
-        let usable = match shape.len() {
-            2 => true,
-            4 => self.channels_last(slot),
-            _ => false,
-        };
-        usable.then_some((format, bytes))
+        // Scales of bytes are elsewhere.
+        let format = self.kept_format(name).filter(|format| *format != Format::I8)?;
+        let (shape, bytes) = self.part_of(slot, self.files[slot.file].data(&slot.stored_name)?)?;
+        (shape.len() == 2 || self.channels_last(slot)).then_some((format, bytes))
     }
 }
 

@@ -8,7 +8,8 @@ use rayon::prelude::*;
 
 use super::KeptWeights;
 use crate::device::Source;
-use crate::ops::{Products, SplitWeights};
+use crate::memory::Lifetime;
+use crate::ops::{Products, SplitWeights, Storage, Vocabulary};
 use crate::quant;
 use crate::tensor::{Tensor, to_bytes};
 use crate::{DType, Device, Error, Format, Result};
@@ -54,6 +55,12 @@ pub trait TensorSource {
         self.stored(name).map(|(format, _)| format)
     }
 
+    /// The format in which the device holds a table, such as a vocabulary: the
+    /// [stored](TensorSource::stored) one, if it is one of blocks. `None` if it holds values.
+    fn table_format(&self, name: &str) -> Option<Format> {
+        self.stored(name).map(|(format, _)| format)
+    }
+
     /// How weights in blocks are to be multiplied.
     fn products(&self) -> Products {
         Products::default()
@@ -72,6 +79,21 @@ pub trait TensorSource {
             return Ok(blocks.to_vec());
         }
         encoded(self.read(name, shape)?, shape, format)
+    }
+
+    /// What gives the [blocks](TensorSource::blocks) of a tensor for as long as anyone wants to, if
+    /// this source lasts so long and has them in a file as they are wanted.
+    ///
+    /// # Errors
+    ///
+    /// As [`TensorSource::check`].
+    fn blocks_again(
+        &self,
+        _name: &str,
+        _shape: &[usize],
+        _format: Format,
+    ) -> Result<Option<BlocksReader>> {
+        Ok(None)
     }
 
     /// Where weights that were loaded of this source are kept for the next model of it, if it wants
@@ -107,12 +129,15 @@ impl fmt::Debug for Reader {
     }
 }
 
+/// Reads all blocks of a tensor: see [`TensorSource::blocks_again`].
+pub type BlocksReader = Arc<dyn Fn() -> Result<Vec<u8>> + Send + Sync>;
+
 /// The values of a weight `[O, I, ..]` as O rows of blocks, each over (row, column, channel).
 pub(crate) fn encoded(values: Vec<f32>, shape: &[usize], format: Format) -> Result<Vec<u8>> {
     let taps: usize = shape.iter().skip(2).product();
     let rows = transposed(values, shape[1], taps);
     let mut blocks = vec![0; quant::bytes(format, rows.len())?];
-    quant::encode(format, &rows, &mut blocks)?;
+    quant::encode_rows(format, shape[1] * taps, &rows, &mut blocks)?;
     Ok(blocks)
 }
 
@@ -202,21 +227,41 @@ impl<'a> Loader<'a> {
             .map_err(|error| self.named(name, error))
     }
 
-    /// As [`Loader::table`], as bytes on the host; none on a dry run.
+    /// How a table of these rows is stored: in a format if the source says so, else in the model's
+    /// element type.
+    pub(super) fn table_storage(&self, name: &str) -> Storage {
+        let format = self.source.table_format(&format!("{}{name}", self.prefix));
+        format.map_or(Storage::Values(self.dtype), Storage::Blocks)
+    }
+
+    /// A table on the device.
+    pub(super) fn vocabulary(&self, name: &str, shape: [usize; 2]) -> Result<Vocabulary> {
+        let (device, kept) = (self.device, Lifetime::Resident);
+        let read = self.checked(&[name], &shape)?;
+        let table = match self.table_storage(name) {
+            Storage::Values(dtype) => {
+                Vocabulary::values(device, kept, dtype, shape, || Ok(read()?.concat()))
+            }
+            Storage::Blocks(format) => {
+                let blocks = self.blocks(&[name], &shape, format)?;
+                Vocabulary::blocks(device, kept, format, shape, || blocks.read())
+            }
+        };
+        table.map_err(|error| self.named(name, error))
+    }
+
+    /// The rows of a table on the host, in the model's element type or in blocks; none on a dry run.
     pub(super) fn stored(&self, name: &str, shape: [usize; 2]) -> Result<Vec<u8>> {
         let read = self.checked(&[name], &shape)?;
-        match self.device.executes() {
-            true => Ok(to_bytes(&read()?.concat(), self.dtype)),
-            false => Ok(Vec::new()),
+        match (self.device.executes(), self.table_storage(name)) {
+            (false, _) => Ok(Vec::new()),
+            (true, Storage::Values(dtype)) => Ok(to_bytes(&read()?.concat(), dtype)),
+            (true, Storage::Blocks(format)) => self.blocks(&[name], &shape, format)?.read(),
         }
     }
 
     pub(super) fn device(&self) -> &Device {
         self.device
-    }
-
-    pub(super) fn dtype(&self) -> DType {
-        self.dtype
     }
 
     /// Matrices of `[outputs, inputs]` each, stacked so that one product gives the outputs of all
@@ -235,8 +280,8 @@ impl<'a> Loader<'a> {
                 SplitWeights::conv2d_of(self.device, self.dtype, stacked, source)
             }
             Some(format) => {
-                let read = || self.blocks(names, &shape, format);
-                SplitWeights::blocks(self.device, format, [all_outputs, inputs, 1], read)
+                let blocks = self.blocks(names, &shape, format)?;
+                SplitWeights::blocks_of(self.device, format, [all_outputs, inputs, 1], blocks)
             }
         })
     }
@@ -252,8 +297,9 @@ impl<'a> Loader<'a> {
             None => SplitWeights::conv2d_of(self.device, self.dtype, shape, source),
             Some(format) => {
                 let [outputs, channels, height, width] = shape;
-                let read = || self.blocks(&[name], &shape, format);
-                SplitWeights::blocks(self.device, format, [outputs, channels, height * width], read)
+                let blocks = self.blocks(&[name], &shape, format)?;
+                let shape = [outputs, channels, height * width];
+                SplitWeights::blocks_of(self.device, format, shape, blocks)
             }
         })
     }
@@ -282,9 +328,26 @@ impl<'a> Loader<'a> {
         names.iter().all(|name| of(name) == Some(first)).then_some(first)
     }
 
-    fn blocks(&self, names: &[&str], shape: &[usize], format: Format) -> Result<Vec<u8>> {
-        let of = |name: &&str| self.source.blocks(&format!("{}{name}", self.prefix), shape, format);
-        Ok(names.iter().map(of).collect::<Result<Vec<_>>>()?.concat())
+    /// Where the blocks of several tensors come from, one after the other.
+    fn blocks(&self, names: &[&str], shape: &[usize], format: Format) -> Result<Source<'a, u8>> {
+        let names: Vec<String> =
+            names.iter().map(|name| format!("{}{name}", self.prefix)).collect();
+        let readers: Vec<BlocksReader> = names
+            .iter()
+            .filter_map(|name| self.source.blocks_again(name, shape, format).transpose())
+            .collect::<Result<_>>()?;
+        let (source, shape, count) = (self.source, shape.to_vec(), names.len());
+        let source = Source::once(move || {
+            let of = |name: &String| source.blocks(name, &shape, format);
+            Ok(names.iter().map(of).collect::<Result<Vec<_>>>()?.concat())
+        });
+        if readers.len() < count {
+            return Ok(source);
+        }
+        Ok(source.or_again(Arc::new(move || {
+            let blocks: Vec<Vec<u8>> = readers.iter().map(|read| read()).collect::<Result<_>>()?;
+            Ok(blocks.concat())
+        })))
     }
 
     /// Where the values of several tensors come from, one after the other.

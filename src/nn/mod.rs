@@ -26,7 +26,7 @@ pub use conv2d::{Conv2d, Upsample};
 pub use feed_forward::FeedForward;
 pub use kept::KeptWeights;
 pub use linear::Linear;
-pub use loader::{Loader, Reader, TensorSource};
+pub use loader::{BlocksReader, Loader, Reader, TensorSource};
 pub(crate) use loader::{decoded, encoded};
 pub use norm::{GroupNorm, LayerNorm};
 pub use resnet::{Resnet, ResnetShape};

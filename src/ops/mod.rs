@@ -18,6 +18,7 @@ mod split_weights;
 mod tiles;
 mod timestep_embedding;
 mod token_embedding;
+mod vocabulary;
 mod weights;
 
 pub use activation::Activation;
@@ -36,4 +37,5 @@ pub use split_weights::SplitWeights;
 pub use tiles::local_configurations;
 pub use timestep_embedding::{TimestepEmbedding, timestep_embedding};
 pub use token_embedding::token_embedding;
+pub use vocabulary::Vocabulary;
 pub use weights::{PANEL, Products, Storage, Weights};

@@ -78,6 +78,12 @@ impl Held<'_> {
         self.bytes[at..at + 2].copy_from_slice(&bytes[..2]);
     }
 
+    /// An f32 of this output into four rows.
+    fn float(&mut self, row: usize, bytes: &[u8]) {
+        let at = row * PANEL + 4 * self.output;
+        self.bytes[at..at + 4].copy_from_slice(&bytes[..4]);
+    }
+
     /// The low 4 bits of 32 levels, in pairs 16 apart.
     fn pairs(&mut self, first: usize, levels: [u8; 32]) {
         let pair = |j: usize| (levels[j] & 15) | (levels[j + 16] & 15) << 4;
@@ -152,6 +158,16 @@ fn interleave(format: Format, block: &[u8], held: &mut Held) {
             }
             held.rows(192, &block[192..208]);
             held.half(208, &block[208..]);
+        }
+        Format::BF16 => {
+            for (term, bits) in block.chunks_exact(2).enumerate() {
+                held.half(2 * term, bits);
+            }
+        }
+        Format::F8E4M3 | Format::F8E5M2 => held.rows(0, block),
+        Format::I8 => {
+            held.rows(0, &block[4..]);
+            held.float(32, block);
         }
     }
 }

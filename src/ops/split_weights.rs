@@ -99,20 +99,42 @@ impl SplitWeights {
         [outputs, channels, taps]: [usize; 3],
         read: impl FnOnce() -> Result<Vec<u8>>,
     ) -> Result<Self> {
+        Self::blocks_of(device, format, [outputs, channels, taps], Source::once(read))
+    }
+
+    /// As [`SplitWeights::blocks`], of what may be read again.
+    pub(crate) fn blocks_of(
+        device: &Device,
+        format: Format,
+        [outputs, channels, taps]: [usize; 3],
+        source: Source<u8>,
+    ) -> Result<Self> {
         let inputs = channels * taps;
         let Some(length) = length(device, Storage::Blocks(format), outputs, inputs) else {
-            let whole = Weights::blocks(device, format, [outputs, channels, taps], read)?;
+            let whole = Weights::blocks_of(device, format, [outputs, channels, taps], source)?;
             return Ok(Self { pieces: vec![whole] });
         };
+        let again = source.again();
         let blocks = match device.executes() {
-            true => counted_blocks(read()?, format, outputs * inputs)?,
+            true => counted_blocks(source.read()?, format, outputs * inputs)?,
             false => Vec::new(),
         };
         let row_bytes = quant::bytes(format, inputs)?;
         Self::pieces_of(outputs, length, |piece| {
             let shape = [piece.len(), channels, taps];
-            let read = || Ok(blocks[piece.start * row_bytes..piece.end * row_bytes].to_vec());
-            Weights::blocks(device, format, shape, read)
+            let range = piece.start * row_bytes..piece.end * row_bytes;
+            let source = Source::once({
+                let (blocks, range) = (&blocks, range.clone());
+                move || Ok(blocks[range].to_vec())
+            });
+            let source = match again.clone() {
+                None => source,
+                Some(read) => source.or_again(Arc::new(move || {
+                    let blocks = counted_blocks(read()?, format, outputs * inputs)?;
+                    Ok(blocks[range.clone()].to_vec())
+                })),
+            };
+            Weights::blocks_of(device, format, shape, source)
         })
     }
 

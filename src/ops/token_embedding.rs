@@ -3,6 +3,8 @@
 use crate::device::{Call, Grid, Tunable, arguments};
 use crate::kernel::Configuration;
 use crate::memory::Lifetime;
+use crate::ops::tiles::{format_class, format_value};
+use crate::ops::{Storage, Vocabulary};
 use crate::tensor::Tensor;
 use crate::tune::Class;
 use crate::{Error, Result};
@@ -12,8 +14,9 @@ use crate::{Error, Result};
 /// # Shapes
 ///
 /// - `ids`: N sequences of `length` tokens, one after the other
-/// - `tokens`: `[V, C]`; `positions`: `[P, C]` with `P >= length`, of the same element type
-/// - result: `[N, length, C]` of that type
+/// - `tokens`: `[V, C]`, stored as `positions` are, or in blocks
+/// - `positions`: `[P, C]` with `P >= length`
+/// - result: `[N, length, C]`, of the element type of `positions`
 ///
 /// # Errors
 ///
@@ -26,11 +29,12 @@ use crate::{Error, Result};
 pub fn token_embedding(
     ids: &[u32],
     length: usize,
-    tokens: &Tensor,
+    tokens: &Vocabulary,
     positions: &Tensor,
 ) -> Result<Tensor> {
     let samples = check(ids, length, tokens, positions)?;
-    let (device, dtype, channels) = (tokens.device(), tokens.dtype(), tokens.shape()[1]);
+    let (device, dtype, channels) = (tokens.device(), positions.dtype(), tokens.shape()[1]);
+    let format = tokens.storage().format();
     let y = Tensor::empty(device, &[samples, length, channels], dtype)?;
     for band in y.bands() {
         let (rows, count) = (band.rows.clone(), band.row_count());
@@ -39,8 +43,10 @@ pub fn token_embedding(
             let of_sample = |sample: usize| &ids[sample * length..][rows.clone()];
             Ok(samples.flat_map(of_sample).flat_map(|id| id.to_ne_bytes()).collect())
         })?;
-        let class = Class(vec![("rows", count), ("channels", channels)]);
-        let configuration = device.configuration("token_embedding", dtype, &class, &[]);
+        let mut class = Class(vec![("rows", count), ("channels", channels)]);
+        class.0.extend(format_class(format));
+        let given = [format_value(&class)];
+        let configuration = device.configuration("token_embedding", dtype, &class, &given);
         let grid = |configuration: &Configuration| {
             let items = configuration.size("WG_SIZE");
             Grid {
@@ -78,7 +84,7 @@ pub fn token_embedding(
 }
 
 /// N, if everything agrees.
-fn check(ids: &[u32], length: usize, tokens: &Tensor, positions: &Tensor) -> Result<usize> {
+fn check(ids: &[u32], length: usize, tokens: &Vocabulary, positions: &Tensor) -> Result<usize> {
     let error = |detail: String| Err(Error::shape("token_embedding", detail));
     if length == 0 || ids.is_empty() || !ids.len().is_multiple_of(length) {
         return error(format!(
@@ -86,22 +92,22 @@ fn check(ids: &[u32], length: usize, tokens: &Tensor, positions: &Tensor) -> Res
             ids.len()
         ));
     }
-    let &[vocabulary, channels] = tokens.shape() else {
-        return error(format!("tokens must be [V, C], got {:?}", tokens.shape()));
-    };
+    let [vocabulary, channels] = tokens.shape();
     let (shape, dtype) = (positions.shape(), positions.dtype());
-    if shape.len() != 2 || shape[0] < length || shape[1] != channels || dtype != tokens.dtype() {
+    let wanted = match tokens.storage() {
+        Storage::Values(dtype) => dtype,
+        Storage::Blocks(_) => dtype,
+    };
+    if shape.len() != 2 || shape[0] < length || shape[1] != channels || dtype != wanted {
         return error(format!(
-            "positions must be [at least {length}, {channels}] {}, got {shape:?} {dtype}",
-            tokens.dtype()
+            "positions must be [at least {length}, {channels}] {wanted}, got {shape:?} {dtype}"
         ));
     }
-    for (name, tensor) in [("tokens", tokens), ("positions", positions)] {
-        if tensor.bands().len() > 1 {
-            let most_bytes = tensor.device().memory().max_allocation_bytes();
-            let got = tensor.shape();
-            return error(format!("{name} must fit one allocation of {most_bytes} B, got {got:?}"));
-        }
+    if positions.bands().len() > 1 {
+        let most_bytes = positions.device().memory().max_allocation_bytes();
+        return error(format!(
+            "positions must fit one allocation of {most_bytes} B, got {shape:?}"
+        ));
     }
     if let Some(id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
         return error(format!("ids must be below {vocabulary}, got {id}"));

@@ -148,12 +148,22 @@ impl Weights {
         [outputs, channels, taps]: [usize; 3],
         read: impl FnOnce() -> Result<Vec<u8>>,
     ) -> Result<Self> {
+        Self::blocks_of(device, format, [outputs, channels, taps], Source::once(read))
+    }
+
+    /// As [`Weights::blocks`], of what may be read again.
+    pub(super) fn blocks_of(
+        device: &Device,
+        format: Format,
+        [outputs, channels, taps]: [usize; 3],
+        source: Source<u8>,
+    ) -> Result<Self> {
         let (inputs, values) = (taps * channels, format.block_values());
         if !channels.is_multiple_of(values) {
             let detail = format!("{format} takes a multiple of {values} channels, got {channels}");
             return Err(Error::shape("weights", detail));
         }
-        let packed = Source::once(read).then(move |rows| {
+        let packed = source.then(move |rows| {
             let rows = counted_blocks(rows, format, outputs * inputs)?;
             panels::of_blocks(&rows, format, outputs, inputs)
         });
@@ -172,10 +182,10 @@ impl Weights {
         Ok(Self { home, storage, products, outputs, inputs })
     }
 
-    /// The same, multiplied in another way. What is stored as values is multiplied as such all the
-    /// same.
+    /// The same, multiplied in another way. What is stored as values, or in a format of numbers that
+    /// are no integers times a scale, is multiplied as such all the same.
     pub fn multiplied_in(mut self, products: Products) -> Self {
-        if matches!(self.storage, Storage::Blocks(_)) {
+        if self.storage.format().is_some_and(Format::has_integer_levels) {
             self.products = products;
         }
         self

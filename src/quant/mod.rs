@@ -1,4 +1,4 @@
-//! Weights in blocks: to numbers and back, bit for bit as ggml has them.
+//! Weights in blocks: to numbers and back, bit for bit as ggml has them where it does.
 //!
 //! ```
 //! use ellesmere::{Format, quant};
@@ -26,7 +26,8 @@ mod formats;
 mod nested;
 mod search;
 
-use formats::{q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0};
+use formats::{bf16, f8_e4m3, f8_e5m2, i8, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0};
+pub(crate) use formats::{f8_e4m3::number as f8_e4m3, f8_e5m2::number as f8_e5m2};
 
 /// The values that a thread takes at a time: many small blocks, or a few large ones.
 const PART_VALUES: usize = 4096;
@@ -65,28 +66,48 @@ pub fn decode(format: Format, blocks: &[u8], values: &mut [f32]) -> Result<()> {
     Ok(())
 }
 
-/// Blocks for `values`, with scales that were searched for the least squared error.
+/// Blocks for `values`, with scales that were searched for the least squared error; all of one row, if
+/// the format has a scale for each.
 ///
 /// The same values give the same blocks on every machine. What is over the range of a format's
-/// scales is cut to it.
+/// numbers or scales is cut to it; numbers without a scale are the nearest, half to even.
 ///
 /// # Errors
 ///
 /// [`Error::Shape`] if `values` is not whole blocks or `blocks` is not their size;
 /// [`Error::Argument`] for a value that is infinite or no number.
 pub fn encode(format: Format, values: &[f32], blocks: &mut [u8]) -> Result<()> {
+    encode_rows(format, values.len(), values, blocks)
+}
+
+/// As [`encode`], of rows of `row` values each.
+///
+/// # Errors
+///
+/// As [`encode`]; [`Error::Shape`] too if `values` is not whole rows, or a row not whole blocks.
+pub fn encode_rows(format: Format, row: usize, values: &[f32], blocks: &mut [u8]) -> Result<()> {
     check(format, values.len(), blocks.len())?;
+    if !values.len().is_multiple_of(row.max(1)) || bytes(format, row).is_err() {
+        let detail =
+            format!("{format}: expected whole blocks in rows of {row}, got {}", values.len());
+        return Err(Error::shape("quant", detail));
+    }
+    if values.is_empty() {
+        return Ok(());
+    }
     if let Some(at) = values.par_iter().position_first(|value| !value.is_finite()) {
         let detail = format!("{format}: expected finite values, got {} at {at}", values[at]);
         return Err(Error::argument("values", detail));
     }
     let (_, encode) = codec(format);
-    let (block_values, block_bytes) = (format.block_values(), format.block_bytes());
-    let part = PART_VALUES / block_values;
-    let parts = blocks.par_chunks_mut(part * block_bytes);
-    parts.zip(values.par_chunks(part * block_values)).for_each(|(blocks, values)| {
-        let values = values.chunks_exact(block_values);
-        blocks.chunks_exact_mut(block_bytes).zip(values).for_each(|(block, values)| {
+    // What is encoded at a time.
+    let unit_values = if format == Format::I8 { row } else { format.block_values() };
+    let unit_bytes = bytes(format, unit_values)?;
+    let part = (PART_VALUES / unit_values).max(1);
+    let parts = blocks.par_chunks_mut(part * unit_bytes);
+    parts.zip(values.par_chunks(part * unit_values)).for_each(|(blocks, values)| {
+        let values = values.chunks_exact(unit_values);
+        blocks.chunks_exact_mut(unit_bytes).zip(values).for_each(|(block, values)| {
             encode(values, block);
         });
     });
@@ -102,7 +123,7 @@ fn check(format: Format, values: usize, blocks: usize) -> Result<()> {
     Ok(())
 }
 
-/// Of one block each.
+/// Of one block each, but for the encoder of a format whose rows share a scale.
 type Codec = (fn(&[u8], &mut [f32]), fn(&[f32], &mut [u8]));
 
 fn codec(format: Format) -> Codec {
@@ -115,5 +136,9 @@ fn codec(format: Format) -> Codec {
         Format::Q4K => (q4_k::decode, q4_k::encode),
         Format::Q5K => (q5_k::decode, q5_k::encode),
         Format::Q6K => (q6_k::decode, q6_k::encode),
+        Format::BF16 => (bf16::decode, bf16::encode),
+        Format::F8E4M3 => (f8_e4m3::decode, f8_e4m3::encode),
+        Format::F8E5M2 => (f8_e5m2::decode, f8_e5m2::encode),
+        Format::I8 => (i8::decode, i8::encode),
     }
 }

@@ -12,6 +12,9 @@ use ellesmere::{Format, quant};
 
 use crate::{assert_fails, golden, model};
 
+/// What is blocks in such files.
+const BLOCKS: [Format; 8] = *Format::ALL.first_chunk().unwrap();
+
 fn open(name: &str) -> Gguf {
     Gguf::open(&golden(name)).unwrap()
 }
@@ -41,7 +44,7 @@ fn rewritten(file: &Gguf, keys: &[&str], tensors: &[&str]) -> Vec<u8> {
 fn a_tensor_of_each_type_is_read_and_written_as_the_reference_does() {
     let file = open("tensors.gguf");
     let formats = SafeTensors::open(&golden("formats.safetensors")).unwrap();
-    for format in Format::ALL {
+    for format in BLOCKS {
         let info = file.info(&format!("{format}.weight")).unwrap();
         assert_eq!(info.stored_type(), Some(StoredType::Blocks(format)));
         assert_eq!(info.shape(), [2, format.block_values()]);
@@ -56,7 +59,7 @@ fn a_tensor_of_each_type_is_read_and_written_as_the_reference_does() {
 
     // All but the last tensor, which weights are not written as.
     let keys = ["general.architecture", "general.name", "general.quantization_version"];
-    let blocks = Format::ALL.map(|format| format!("{format}.weight"));
+    let blocks = BLOCKS.map(|format| format!("{format}.weight"));
     let mut tensors: Vec<&str> = blocks.iter().map(String::as_str).collect();
     tensors.extend(["f16.weight", "f32.bias", "bf16.weight"]);
     let again = rewritten(&file, &keys, &tensors);

@@ -7,10 +7,13 @@ use ellesmere::Result;
 use ellesmere::io::gguf::Gguf;
 use ellesmere::io::image::Image;
 use ellesmere::io::safetensors::SafeTensors;
+use ellesmere::io::tensors::TensorFile;
+use ellesmere::models::Checkpoint;
 use ellesmere::models::config::{
     FromJson, PipelineIndex, TextEncoderConfig, UNetConfig, VaeConfig,
 };
 use ellesmere::models::tokenizer::{Tokenizer, TokenizerFiles};
+use ellesmere::nn::TensorSource as _;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::{Value, json};
@@ -90,8 +93,8 @@ fn assert_one_line<T>(name: &str, result: Result<T>) -> Option<T> {
 
 /// A file of a few tensors of several types.
 static TENSORS: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let header = r#"{"__metadata__":{"format":"pt"},"a.weight":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},"a.bias":{"dtype":"F16","shape":[2],"data_offsets":[24,28]},"ids":{"dtype":"I64","shape":[1,2],"data_offsets":[28,44]},"b":{"dtype":"BF16","shape":[4,1,1],"data_offsets":[44,52]}}"#;
-    let data = (0..52).collect::<Vec<u8>>();
+    let header = r#"{"__metadata__":{"format":"pt"},"a.weight":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},"a.bias":{"dtype":"F16","shape":[2],"data_offsets":[24,28]},"ids":{"dtype":"I64","shape":[1,2],"data_offsets":[28,44]},"b":{"dtype":"BF16","shape":[4,1,1],"data_offsets":[44,52]},"c.weight":{"dtype":"F8_E4M3","shape":[2,2],"data_offsets":[52,56]},"c.scale_weight":{"dtype":"F32","shape":[],"data_offsets":[56,60]},"d.weight":{"dtype":"I8","shape":[2,2],"data_offsets":[60,64]},"d.weight_scale":{"dtype":"F16","shape":[2,1],"data_offsets":[64,68]}}"#;
+    let data = (0..68).collect::<Vec<u8>>();
     [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat()
 });
 
@@ -116,6 +119,21 @@ fn check_tensors(bytes: &[u8]) {
             total += data.len();
         }
         assert!(total <= bytes.len());
+        check_weights(TensorFile::SafeTensors(read));
+    }
+}
+
+/// Reads every weight of a file, by the scales beside it.
+fn check_weights(file: TensorFile) {
+    let Some(weights) = assert_one_line("a.", Checkpoint::of_file(file.into())) else { return };
+    let names: Vec<String> = weights.names().map(str::to_owned).collect();
+    for name in names {
+        let shape = weights.shape(&name).unwrap_or_default();
+        let Some(read) = assert_one_line("a.", weights.tensor(&name, &shape)) else { continue };
+        assert_eq!(read.to_f32().len(), shape.iter().product::<usize>());
+        if let Some(format) = weights.format(&name, &shape) {
+            assert_one_line("a.", weights.blocks(&name, &shape, format));
+        }
     }
 }
 
@@ -254,7 +272,7 @@ proptest! {
 
     #[test]
     fn safetensors(damage in damage(), in_header in any::<bool>()) {
-        let reach = if in_header { TENSORS.len() - 52 } else { TENSORS.len() };
+        let reach = if in_header { TENSORS.len() - 68 } else { TENSORS.len() };
         check_tensors(&damaged(&TENSORS, &damage, reach));
         // With the length mended, so that the damage reaches what lies behind it.
         let mut bytes = damaged(&TENSORS[8..], &damage, reach - 8);

@@ -15,7 +15,7 @@ use crate::gemm::tolerance;
 pub fn blocks(format: Format, seed: u64, outputs: usize, inputs: usize) -> Vec<u8> {
     let values = values(seed, outputs * inputs);
     let mut blocks = vec![0; quant::bytes(format, values.len()).unwrap()];
-    quant::encode(format, &values, &mut blocks).unwrap();
+    quant::encode_rows(format, inputs, &values, &mut blocks).unwrap();
     blocks
 }
 
@@ -148,8 +148,10 @@ fn convolutions_agree_with_the_definition() {
         Convolution { winograd: Some(4), ..plain("tiles of 4", [1, 9, 6, 256], 64, SAME) },
     ];
     for device in all_devices() {
-        for format in Format::ALL {
-            for case in &cases {
+        for (index, format) in Format::ALL.into_iter().enumerate() {
+            // One size of Winograd's tiles for each: what is decoded does not depend on it.
+            let other = [2, 4][index % 2];
+            for case in cases.iter().filter(|case| case.winograd != Some(other)) {
                 let dtype = DType::F32;
                 let expected = convolve(&oracle(&device), dtype, format, case);
                 let terms = case.params.kernel.iter().product::<usize>() * case.x[3];

@@ -1,6 +1,8 @@
-use ellesmere::ops::{self, TimestepEmbedding};
-use ellesmere::{DType, Device, DeviceOptions, Tensor};
+use ellesmere::memory::Lifetime;
+use ellesmere::ops::{self, TimestepEmbedding, Vocabulary};
+use ellesmere::{DType, Device, DeviceOptions, Format, Tensor, quant};
 
+use crate::blocks::blocks;
 use crate::common::{assert_close, devices, oracle, values};
 
 const SD: TimestepEmbedding =
@@ -57,10 +59,10 @@ fn timesteps_refuse_a_shift_that_leaves_no_frequency() {
 }
 
 fn tokens(device: &Device, dtype: DType, ids: &[u32], length: usize, width: usize) -> Tensor {
-    let table = |seed, rows| {
-        Tensor::from_slice(device, &[rows, width], dtype, &values(seed, rows * width)).unwrap()
-    };
-    ops::token_embedding(ids, length, &table(1, 10), &table(2, 7)).unwrap()
+    let rows = || Ok(values(1, 10 * width));
+    let words = Vocabulary::values(device, Lifetime::Resident, dtype, [10, width], rows).unwrap();
+    let places = Tensor::from_slice(device, &[7, width], dtype, &values(2, 7 * width)).unwrap();
+    ops::token_embedding(ids, length, &words, &places).unwrap()
 }
 
 #[test]
@@ -81,12 +83,37 @@ fn tokens_agree_with_the_definition() {
 }
 
 #[test]
+fn tokens_in_blocks_are_those_that_files_have_to_the_bit() {
+    for device in devices() {
+        for (index, format) in Format::ALL.into_iter().enumerate() {
+            // Of two panels; some of their tokens, in all places of four that are read together.
+            let (ids, channels) = ([3, 40, 33, 6, 9, 0, 34], 512);
+            let rows = blocks(format, 1, 41, channels);
+            let mut expected = vec![0.0; 41 * channels];
+            quant::decode(format, &rows, &mut expected).unwrap();
+            let expected = ids.map(|id| &expected[id as usize * channels..][..channels]).concat();
+            let (kept, shape) = (Lifetime::Resident, [41, channels]);
+            let words = Vocabulary::blocks(&device, kept, format, shape, || Ok(rows)).unwrap();
+            let dtype = DType::ALL[index % 2];
+            let zeros = vec![0.0; ids.len() * channels];
+            let places = Tensor::from_slice(&device, &[ids.len(), channels], dtype, &zeros);
+            let y = ops::token_embedding(&ids, ids.len(), &words, &places.unwrap()).unwrap();
+            let expected = expected.into_iter().map(|value| match dtype {
+                DType::F32 => value,
+                DType::F16 => half::f16::from_f32(value).to_f32(),
+            });
+            let name = &device.info().name;
+            assert!(y.to_vec().unwrap().into_iter().eq(expected), "{format}, {dtype} on {name}");
+        }
+    }
+}
+
+#[test]
 fn tokens_have_hand_derived_values() {
     let device = Device::definitions(None);
-    let table = |values: &[f32]| {
-        Tensor::from_slice(&device, &[values.len() / 2, 2], DType::F32, values).unwrap()
-    };
-    let (words, places) = (table(&[1., 2., 3., 4., 5., 6.]), table(&[10., 20., 30., 40.]));
+    let words = || Ok(vec![1., 2., 3., 4., 5., 6.]);
+    let words = Vocabulary::values(&device, Lifetime::Resident, DType::F32, [3, 2], words).unwrap();
+    let places = Tensor::from_slice(&device, &[2, 2], DType::F32, &[10., 20., 30., 40.]).unwrap();
     let y = ops::token_embedding(&[2, 0, 1, 1], 2, &words, &places).unwrap();
     assert_eq!(y.shape(), [2, 2, 2]);
     assert_eq!(y.to_vec().unwrap(), [15., 26., 31., 42., 13., 24., 33., 44.]);
@@ -105,9 +132,11 @@ fn tokens_split_over_the_largest_allocation() {
 fn tokens_refuse_an_unknown_id() {
     let device = Device::cpu();
     let table = Tensor::from_slice(&device, &[4, 2], DType::F32, &[0.0; 8]).unwrap();
-    let error = ops::token_embedding(&[1, 4], 2, &table, &table).unwrap_err();
+    let words = || Ok(vec![0.0; 8]);
+    let words = Vocabulary::values(&device, Lifetime::Resident, DType::F32, [4, 2], words).unwrap();
+    let error = ops::token_embedding(&[1, 4], 2, &words, &table).unwrap_err();
     assert_eq!(error.to_string(), "token_embedding: ids must be below 4, got 4");
-    let error = ops::token_embedding(&[1, 2, 3, 0, 1], 5, &table, &table).unwrap_err();
+    let error = ops::token_embedding(&[1, 2, 3, 0, 1], 5, &words, &table).unwrap_err();
     assert_eq!(
         error.to_string(),
         "token_embedding: positions must be [at least 5, 2] f32, got [4, 2] f32"

@@ -53,7 +53,8 @@ fn products_agree_with_the_definition() {
         Case { why: "two inputs that share a block", rows: 33, columns: [500, 268], outputs: 33 },
     ];
     for device in all_devices() {
-        for (index, format) in Format::ALL.into_iter().enumerate() {
+        let formats = Format::ALL.into_iter().filter(|format| format.has_integer_levels());
+        for (index, format) in formats.enumerate() {
             let dtype = DType::ALL[index % 2];
             for case in &cases {
                 let expected = multiply(&oracle(&device), dtype, format, case);

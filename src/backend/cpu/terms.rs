@@ -2,7 +2,7 @@
 //!
 //! The blocks are those of `kernels/quant/`: a block of terms of a panel, levels first, then scales.
 
-use half::f16;
+use half::{bf16, f16};
 
 use super::vector_math::{Level, level, widen};
 use super::{PANEL, Reals, rows};
@@ -59,6 +59,17 @@ impl Terms<'_> {
                 let upper = byte(128 + 8 * group + of_group % 8) >> (of_group / 8 * 2) & 3;
                 let level = f32::from(nibble(16 * group, of_group) | upper << 4) - 32.0;
                 half(208) * f32::from(byte(192 + term / 16) as i8) * level
+            }
+            Format::BF16 => {
+                let at = 2 * (term * PANEL + output);
+                bf16::from_le_bytes([block[at], block[at + 1]]).to_f32()
+            }
+            Format::F8E4M3 => E4M3_SCALE * f16::from_bits(e4m3_bits(byte(term))).to_f32(),
+            Format::F8E5M2 => f16::from_bits(u16::from(byte(term)) << 8).to_f32(),
+            Format::I8 => {
+                let at = 32 * PANEL + 4 * output;
+                let scale = block[at..at + 4].try_into().expect("4 bytes");
+                f32::from_le_bytes(scale) * f32::from(byte(term) as i8)
             }
         }
     }
@@ -130,6 +141,15 @@ fn place(format: Format, index: usize) -> (usize, usize, usize) {
     let (row, output) = (index / PANEL, index % PANEL);
     let terms = format.block_values();
     (row / terms * format.held_bytes() * PANEL, row % terms, output)
+}
+
+/// By what the bits of f8_e4m3 have to be multiplied, once they are taken for those of an f16.
+const E4M3_SCALE: f32 = 256.0;
+
+/// See `kernels/quant/f8_e4m3.h`.
+#[inline(always)]
+fn e4m3_bits(byte: u8) -> u16 {
+    u16::from(byte & 0x80) << 8 | u16::from(byte & 0x7f) << 7
 }
 
 /// How many terms have one scale.
@@ -229,6 +249,35 @@ fn decode_rows(format: Format, block: &[u8], first: usize, rows: &mut [Row]) {
                 for n in 0..PANEL {
                     let level = lower[n] >> low_shift & 15 | (upper[n] >> high_shift & 3) << 4;
                     target[n] = scale[n] * f32::from(level as i8 - 32);
+                }
+            }
+        }
+        Format::BF16 => {
+            for (k, target) in rows.iter_mut().enumerate() {
+                let bits = &block[2 * (first + k) * PANEL..][..2 * PANEL];
+                for (value, bits) in target.iter_mut().zip(bits.as_chunks::<2>().0) {
+                    *value = f32::from_bits(u32::from(u16::from_le_bytes(*bits)) << 16);
+                }
+            }
+        }
+        Format::F8E4M3 => {
+            for (k, target) in rows.iter_mut().enumerate() {
+                widen(&row(first + k).map(|byte| f16::from_bits(e4m3_bits(byte))), target);
+                target.iter_mut().for_each(|value| *value *= E4M3_SCALE);
+            }
+        }
+        Format::F8E5M2 => {
+            for (k, target) in rows.iter_mut().enumerate() {
+                let halves = row(first + k).map(|byte| f16::from_bits(u16::from(byte) << 8));
+                widen(&halves, target);
+            }
+        }
+        Format::I8 => {
+            let scale = &block[32 * PANEL..].as_chunks::<4>().0[..PANEL];
+            for (k, target) in rows.iter_mut().enumerate() {
+                let levels = row(first + k);
+                for n in 0..PANEL {
+                    target[n] = f32::from_le_bytes(scale[n]) * f32::from(levels[n] as i8);
                 }
             }
         }

@@ -82,6 +82,11 @@ const ELEMENTS: [Element; 16] = {
     ]
 };
 
+/// Whether a file can have weights of this type.
+pub fn has(stored: StoredType) -> bool {
+    ELEMENTS.iter().any(|element| element.stored == Ok(stored))
+}
+
 /// A value beside the tensors.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {

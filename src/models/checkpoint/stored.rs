@@ -17,6 +17,8 @@ pub struct StoredTensor<'a> {
     bytes: &'a [u8],
     /// The inputs and the pixels of a convolution that is stored as `[O, kH, kW, I]`.
     channels_last: Option<[usize; 2]>,
+    /// What numbers are multiplied by: one for each output, one for all, or none.
+    scales: Vec<f32>,
 }
 
 /// How many values of a convolution are decoded at a time, before their order is changed.
@@ -30,7 +32,15 @@ impl<'a> StoredTensor<'a> {
         bytes: &'a [u8],
         channels_last: Option<[usize; 2]>,
     ) -> Self {
-        Self { name, stored_type, shape: shape.to_vec(), bytes, channels_last }
+        Self { name, stored_type, shape: shape.to_vec(), bytes, channels_last, scales: Vec::new() }
+    }
+
+    pub(super) fn scaled_by(self, scales: Vec<f32>) -> Self {
+        Self { scales, ..self }
+    }
+
+    pub(super) fn scales(&self) -> &[f32] {
+        &self.scales
     }
 
     /// The name in the file.
@@ -80,6 +90,18 @@ impl<'a> StoredTensor<'a> {
     /// If `range` is not inside the tensor or `target` is not as long as it.
     pub fn read_f32(&self, range: Range<usize>, target: &mut [f32]) {
         assert_eq!(range.len(), target.len(), "the target is as long as the range");
+        self.read_numbers(range.clone(), target);
+        if self.scales.is_empty() || target.is_empty() {
+            return;
+        }
+        let row = self.element_count() / self.scales.len();
+        for (at, value) in range.zip(target) {
+            *value *= self.scales[at / row];
+        }
+    }
+
+    /// The same before it is scaled.
+    fn read_numbers(&self, range: Range<usize>, target: &mut [f32]) {
         let Some([inputs, pixels]) = self.channels_last else {
             return self.read_stored(range, target);
         };
@@ -144,12 +166,20 @@ impl<'a> StoredTensor<'a> {
                 }
             }
             StoredType::F8E4M3 => {
-                target.iter_mut().zip(bytes).for_each(|(value, byte)| *value = f8_e4m3(*byte));
+                target
+                    .iter_mut()
+                    .zip(bytes)
+                    .for_each(|(value, byte)| *value = quant::f8_e4m3(*byte));
             }
             StoredType::F8E5M2 => {
-                for (value, byte) in target.iter_mut().zip(bytes) {
-                    *value = f16::from_bits(u16::from(*byte) << 8).to_f32();
-                }
+                target
+                    .iter_mut()
+                    .zip(bytes)
+                    .for_each(|(value, byte)| *value = quant::f8_e5m2(*byte));
+            }
+            StoredType::I8 => {
+                let number = |byte: &u8| f32::from(*byte as i8);
+                target.iter_mut().zip(bytes).for_each(|(value, byte)| *value = number(byte));
             }
             StoredType::Blocks(_) => unreachable!("blocks are read above"),
         }
@@ -171,17 +201,6 @@ impl<'a> StoredTensor<'a> {
         let start = range.start - blocks.start * block;
         target.copy_from_slice(&values[start..start + target.len()]);
     }
-}
-
-/// A sign, 4 bits of exponent, 3 of fraction; the last number of each sign is none.
-fn f8_e4m3(byte: u8) -> f32 {
-    let (exponent, fraction) = (i32::from(byte >> 3 & 15), f32::from(byte & 7));
-    let value = match (exponent, byte & 7) {
-        (15, 7) => f32::NAN,
-        (0, _) => fraction / 512.0,
-        _ => (1.0 + fraction / 8.0) * 2f32.powi(exponent - 7),
-    };
-    if byte & 0x80 == 0 { value } else { -value }
 }
 
 /// How many elements are converted at a time.

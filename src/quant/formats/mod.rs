@@ -1,7 +1,12 @@
 //! One file a format: what the bytes of a block mean, and how they are chosen.
 //!
-//! `decode` and `encode` take one block each, and its values.
+//! `decode` and `encode` take one block each, and its values; but `encode` of `i8` all of a row.
 
+pub(super) mod bf16;
+mod f8;
+pub(super) mod f8_e4m3;
+pub(super) mod f8_e5m2;
+pub(super) mod i8;
 pub(super) mod q4_0;
 pub(super) mod q4_1;
 pub(super) mod q4_k;

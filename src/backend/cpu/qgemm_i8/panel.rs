@@ -27,15 +27,19 @@ pub struct Panel {
 #[repr(C, align(64))]
 pub struct Line<T, const N: usize>(pub [T; N]);
 
+/// Why no panel is of such a format.
+const NUMBERS: &str = "only integers are multiplied in bytes";
+
 /// The level that stands for 0, of a format without least values: so much is added to what a weight's
 /// level is in order that it has no sign.
 pub fn zero(format: Format) -> i32 {
     match format {
-        Format::Q8_0 => 128,
+        Format::Q8_0 | Format::I8 => 128,
         Format::Q4_0 => 8,
         Format::Q5_0 => 16,
         Format::Q6K => 32,
         Format::Q4_1 | Format::Q5_1 | Format::Q4K | Format::Q5K => 0,
+        Format::BF16 | Format::F8E4M3 | Format::F8E5M2 => unreachable!("{NUMBERS}"),
     }
 }
 
@@ -138,7 +142,7 @@ fn interleave(rows: &[Bytes; 4], lines: &mut [Line<u8, 64>; 2]) {
 /// Levels of 32 terms without signs.
 #[inline(always)]
 fn levels(format: Format, block: &[u8], group: usize, levels: &mut [Bytes; GROUP]) {
-    if format == Format::Q8_0 {
+    if matches!(format, Format::Q8_0 | Format::I8) {
         for (term, levels) in levels.iter_mut().enumerate() {
             *levels = row(block, term).map(|level| level ^ 0x80);
         }
@@ -193,6 +197,10 @@ fn scales(format: Format, block: &[u8], group: usize) -> (Row, Row) {
     let none = [0.0; PANEL];
     match format {
         Format::Q8_0 => (halves(32), none),
+        Format::I8 => {
+            let scales = &block[32 * PANEL..].as_chunks::<4>().0[..PANEL];
+            (std::array::from_fn(|n| f32::from_le_bytes(scales[n])), none)
+        }
         Format::Q4_0 => (halves(16), none),
         Format::Q4_1 => (halves(16), halves(18)),
         Format::Q5_0 => (halves(20), none),
@@ -203,5 +211,6 @@ fn scales(format: Format, block: &[u8], group: usize) -> (Row, Row) {
             let (halves, bytes) = (halves(208), row(block, 192 + group));
             (std::array::from_fn(|n| halves[n] * f32::from(bytes[n] as i8)), none)
         }
+        Format::BF16 | Format::F8E4M3 | Format::F8E5M2 => unreachable!("{NUMBERS}"),
     }
 }

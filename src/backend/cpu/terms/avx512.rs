@@ -29,6 +29,10 @@ pub fn multiply(format: Format, blocks: &[u8], x: &[f32], sums: &mut [f32; PANEL
             Format::Q4K => panel_of_pairs::<{ id(Format::Q4K) }>(blocks, bytes, x, terms),
             Format::Q5K => panel::<{ id(Format::Q5K) }>(blocks, bytes, x, terms),
             Format::Q6K => panel::<{ id(Format::Q6K) }>(blocks, bytes, x, terms),
+            Format::BF16 => panel_of_numbers::<{ id(Format::BF16) }>(blocks, bytes, x, terms),
+            Format::F8E4M3 => panel_of_numbers::<{ id(Format::F8E4M3) }>(blocks, bytes, x, terms),
+            Format::F8E5M2 => panel_of_numbers::<{ id(Format::F8E5M2) }>(blocks, bytes, x, terms),
+            Format::I8 => panel::<{ id(Format::I8) }>(blocks, bytes, x, terms),
         }
     };
     for (half, total) in total.into_iter().enumerate() {
@@ -50,6 +54,10 @@ const Q5_1: u8 = id(Format::Q5_1);
 const Q4_K: u8 = id(Format::Q4K);
 const Q5_K: u8 = id(Format::Q5K);
 const Q6_K: u8 = id(Format::Q6K);
+const BF16: u8 = id(Format::BF16);
+const F8_E4M3: u8 = id(Format::F8E4M3);
+const F8_E5M2: u8 = id(Format::F8E5M2);
+const I8: u8 = id(Format::I8);
 
 /// # Safety
 ///
@@ -170,6 +178,69 @@ unsafe fn panel_of_pairs<const FORMAT: u8>(
     }
 }
 
+/// [`panel`] for levels that are numbers of 8 or 16 bits, without scales.
+///
+/// # Safety
+///
+/// As of [`panel`].
+#[inline(always)]
+unsafe fn panel_of_numbers<const FORMAT: u8>(
+    blocks: &[u8],
+    bytes: usize,
+    x: &[f32],
+    terms: usize,
+) -> [__m512; 2] {
+    // SAFETY: as of `panel`.
+    unsafe {
+        // Four sums for each half, which do not wait for each other.
+        let mut part = [[_mm512_setzero_ps(); 2]; 4];
+        for (block, x) in blocks.chunks_exact(bytes).zip(x.chunks_exact(terms)) {
+            let block = block.as_ptr();
+            for line in (0..bytes).step_by(64) {
+                _mm_prefetch::<_MM_HINT_T0>(block.wrapping_add(AHEAD + line).cast());
+            }
+            for (term, &x) in x.iter().enumerate() {
+                let x = _mm512_set1_ps(x);
+                for (half, sum) in part[term % 4].iter_mut().enumerate() {
+                    *sum = _mm512_fmadd_ps(number::<FORMAT>(block, term, half * 16), x, *sum);
+                }
+            }
+        }
+        let scale = _mm512_set1_ps(if FORMAT == F8_E4M3 { super::E4M3_SCALE } else { 1.0 });
+        std::array::from_fn(|half| {
+            let [a, b, c, d] = part.map(|sums| sums[half]);
+            _mm512_mul_ps(scale, _mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d)))
+        })
+    }
+}
+
+/// 16 numbers of a term; of f8_e4m3 before they are scaled.
+#[inline(always)]
+unsafe fn number<const FORMAT: u8>(block: *const u8, term: usize, at: usize) -> __m512 {
+    // SAFETY: the caller vouches for the term.
+    unsafe {
+        match FORMAT {
+            BF16 => {
+                let bits = _mm256_loadu_si256(block.add(2 * (term * PANEL + at)).cast());
+                let bits = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits));
+                _mm512_castsi512_ps(bits)
+            }
+            F8_E4M3 => {
+                // With its sign in the upper bits, all but one of which go.
+                let wide = _mm256_cvtepi8_epi16(bytes16(block, term, at));
+                let bits = _mm256_slli_epi16::<7>(wide);
+                let bits = _mm256_and_si256(bits, _mm256_set1_epi16(0xbf80u16 as i16));
+                _mm512_cvtph_ps(bits)
+            }
+            F8_E5M2 => {
+                let wide = _mm256_cvtepu8_epi16(bytes16(block, term, at));
+                _mm512_cvtph_ps(_mm256_slli_epi16::<8>(wide))
+            }
+            _ => unreachable!("others have scales"),
+        }
+    }
+}
+
 const fn has_least(format: u8) -> bool {
     matches!(format, Q4_1 | Q5_1 | Q4_K | Q5_K)
 }
@@ -226,7 +297,7 @@ unsafe fn level<const FORMAT: u8>(block: *const u8, term: usize, at: usize) -> _
     unsafe {
         let group = term / 32;
         match FORMAT {
-            Q8_0 => bytes16(block, term, at),
+            Q8_0 | I8 => bytes16(block, term, at),
             Q5_0 | Q5_1 => {
                 let level = _mm_or_si128(nibble(block, 0, term, at), fifth(block, 16, term, at));
                 let zero = if FORMAT == Q5_0 { 16 } else { 0 };
@@ -256,6 +327,7 @@ unsafe fn scale<const FORMAT: u8>(block: *const u8, term: usize, at: usize) -> _
     unsafe {
         match FORMAT {
             Q8_0 => halves16(block, 32, at),
+            I8 => _mm512_loadu_ps(block.add(32 * PANEL + 4 * at).cast()),
             Q4_0 | Q4_1 => halves16(block, 16, at),
             Q5_0 | Q5_1 => halves16(block, 20, at),
             Q4_K => _mm512_mul_ps(halves16(block, 144, at), unsigned16(block, 128 + term / 32, at)),

@@ -16,7 +16,7 @@ use ellesmere::{DType, Device, DeviceOptions, Error, Format, Result};
 use serde::Serialize;
 
 use super::npy;
-use super::programs::{Program, format_of};
+use super::programs::{Program, format_of, formats_of};
 use super::witness::{Launched, Passed, Witness};
 
 /// Small problems: a few work-groups each, with edges that no tile divides. An op at sizes that are
@@ -176,7 +176,7 @@ fn in_formats(case: &Case, own: &[(&str, usize)]) -> Result<Vec<Sizes>> {
     let mut all = vec![plain.clone()];
     if plain.contains_key("format") {
         let along = if plain.contains_key("inputs") { "inputs" } else { "channels" };
-        all.extend(Format::ALL.into_iter().map(|format| {
+        all.extend(formats_of(case.op).map(|format| {
             let mut sizes = plain.clone();
             sizes.insert("format", format.number() as usize);
             sizes.insert(along, plain[along].next_multiple_of(format.block_values()));

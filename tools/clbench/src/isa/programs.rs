@@ -169,7 +169,7 @@ fn configurations(kernel: &Kernel, every_format: bool) -> Vec<Configuration> {
         all = all.into_iter().filter_map(by_fragments).collect();
     }
     if kernel.parameters.iter().any(|parameter| parameter.name == "FORMAT") {
-        all.extend(with_formats.iter().flat_map(in_formats));
+        all.extend(with_formats.iter().flat_map(|one| in_formats(kernel, one)));
     }
     all
 }
@@ -187,15 +187,21 @@ fn by_fragments(mut values: Configuration) -> Option<Configuration> {
     Some(values)
 }
 
+/// What the weights of a kernel that reads blocks may be in.
+pub fn formats_of(kernel: &str) -> impl Iterator<Item = Format> + use<> {
+    let in_bytes = kernel == "qgemm_i8";
+    Format::ALL.into_iter().filter(move |format| !in_bytes || format.has_integer_levels())
+}
+
 /// A configuration with weights in every format, by as many outputs at a time as blocks are read.
-fn in_formats(values: &Configuration) -> impl Iterator<Item = Configuration> {
+fn in_formats(kernel: &Kernel, values: &Configuration) -> impl Iterator<Item = Configuration> {
     let has = |name| values.values().iter().any(|(known, _)| *known == name);
     let given: &[(&str, u32)] = match (has("ROWS"), has("VECTOR")) {
         (true, _) => &[("VECTOR", 16), ("ITEM_N", 16), ("SLICES", 32)],
         (_, true) => &[("VECTOR", 4)],
         _ => &[],
     };
-    Format::ALL.into_iter().map(move |format| {
+    formats_of(kernel.name).map(move |format| {
         let mut one = values.clone();
         one.set("FORMAT", format.number());
         given.iter().for_each(|(name, value)| assert!(one.set(name, *value)));
@@ -228,7 +234,7 @@ mod tests {
                 assert!(dtypes.into_iter().all(|dtype| has(dtype, usual)), "{name} for {target}");
                 let values = program.configuration.values();
                 let reads_blocks = values.iter().any(|(name, _)| *name == "FORMAT");
-                for format in Format::ALL.into_iter().filter(|_| reads_blocks) {
+                for format in formats_of(name).filter(|_| reads_blocks) {
                     assert!(has(DType::F16, format.number()), "{name} in {format} for {target}");
                     let all = target != "gfx803"
                         || !taken(&DType::F32)
