@@ -155,6 +155,10 @@ void attention_local(__global const REAL *q,
         if (weigher == 0)
             fades[weighed_query] = fade;
 
+        // Or the sums are in memory. Of two parts each compiler does so, and better by itself.
+#if PARTS > 2
+#pragma unroll
+#endif
         for (uint part = 0; part < PARTS; part++) {
             barrier(CLK_LOCAL_MEM_FENCE);
             for (uint i = item; i < KEYS * PART_WIDTH; i += WG_SIZE) {
