@@ -8,7 +8,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ellesmere::bench::{CASES, Case, Sizes};
-use ellesmere::hardware::detect;
 use ellesmere::info::{DeviceInfo, DeviceKind};
 use ellesmere::kernel::KERNELS;
 use ellesmere::{DType, Device, DeviceOptions};
@@ -17,6 +16,8 @@ use ellesmere::{DType, Device, DeviceOptions};
 mod claiming;
 #[path = "common/required.rs"]
 mod required;
+#[path = "common/tested.rs"]
+mod tested;
 
 use claiming::Claiming;
 
@@ -60,8 +61,7 @@ const AS: [(DeviceKind, u32, bool); 3] =
 
 #[test]
 fn agrees_with_its_definition_as_on_a_gpu_and_as_on_a_cpu() {
-    let mut entries = detect().entries;
-    entries.retain(|entry| entry.unusable().is_none());
+    let entries = tested::entries();
     required::check(entries.iter().map(|entry| &entry.info));
     for entry in &entries {
         let mut launched = BTreeSet::new();

@@ -15,6 +15,7 @@ mod psnr;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ellesmere::backend::{Argument, Backend, Launch, ProgramSource, Value};
 use ellesmere::hardware::{DeviceEntry, detect};
@@ -235,6 +236,30 @@ fn a_picture_is_the_same_through_hip_and_opencl() {
     let launches = || records.iter().filter(|record| record.launch.is_some());
     let timed = launches().filter(|record| record.device.is_some()).count();
     assert!(2 * timed > launches().count(), "{timed} of {} are timed", launches().count());
+}
+
+#[test]
+fn a_limited_launch_is_cut_and_gives_the_same() {
+    if !inside("a_limited_launch_is_cut_and_gives_the_same", &[]) {
+        return;
+    }
+    let run = |launch_limit| {
+        let options = DeviceOptions { launch_limit, poison: true, ..DeviceOptions::default() };
+        let device = Device::open_entry(&entry(), &options).unwrap();
+        assert!(device.notes().is_empty(), "{:?}", device.notes());
+        device.profile().set_enabled(true);
+        let values: Vec<f32> = (0..200 * 8).map(|index| (index % 13) as f32 - 6.0).collect();
+        let x = Tensor::from_slice(&device, &[200, 8], DType::F32, &values).unwrap();
+        let one = Tensor::from_slice(&device, &[8], DType::F32, &[1.0; 8]).unwrap();
+        let y = ops::layer_norm(&x, &one, &one, 1e-5).unwrap().to_vec().unwrap();
+        let records = device.profile().records();
+        (y, records.iter().find(|record| record.launch.is_some()).unwrap().parts)
+    };
+    let (expected, whole) = run(None);
+    let (actual, parts) = run(Some(Duration::from_nanos(1)));
+    assert_eq!(actual, expected);
+    // Of a work-group a row, as many at once as there are compute units.
+    assert_eq!((whole, parts), (1, 200usize.div_ceil(60)));
 }
 
 /// Some work: writes, launches of several programs, reads. Programs are kept in a folder, or every

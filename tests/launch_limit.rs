@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ellesmere::bench::{CASES, Case, Sizes};
-use ellesmere::hardware::{DeviceEntry, detect};
+use ellesmere::hardware::DeviceEntry;
 use ellesmere::info::{DeviceInfo, DeviceKind};
 use ellesmere::profile::Record;
 use ellesmere::{DType, Device, DeviceOptions};
@@ -18,15 +18,16 @@ use tempfile::TempDir;
 mod claiming;
 #[path = "common/required.rs"]
 mod required;
+#[path = "common/tested.rs"]
+mod tested;
 
 use claiming::Claiming;
 
 const LIMIT: Duration = Duration::from_nanos(1);
 
-/// Every OpenCL device.
+/// Every device but the host itself.
 fn entries() -> Vec<DeviceEntry> {
-    let mut entries = detect().entries;
-    entries.retain(|entry| entry.unusable().is_none());
+    let mut entries = tested::entries();
     required::check(entries.iter().map(|entry| &entry.info));
     entries.retain(|entry| entry.id != "cpu");
     entries

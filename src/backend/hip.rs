@@ -3,16 +3,18 @@
 //! Kernels are the same OpenCL C as everywhere. AMD's compiler library makes code objects of them,
 //! which the driver loads; where the arguments lie in memory, a code object says itself.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::ptr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::comgr::Comgr;
+use super::parts::{self, Times};
 use super::words::{TRIAL, Words};
 use super::{
-    Backend, Buffer, CopyRegion, Launch, NoTime, Program, ProgramSource, Timer, Transfer,
-    check_range, shortened,
+    Backend, Buffer, CopyRegion, Launch, LaunchLimit, NoTime, Program, ProgramSource, Timer,
+    Transfer, check_range, shortened,
 };
 use crate::info::DeviceInfo;
 use crate::{Error, Result};
@@ -22,49 +24,37 @@ mod driver;
 mod environment;
 mod handle;
 mod info;
+mod launches;
 mod transfers;
 
-use code_object::Layout;
 use driver::{Direction, Pointer};
 pub use environment::set_environment;
 use handle::{Card, Event, HipTimer, Memory, Module, Stream, lock};
 pub use info::{Enumeration, Found, enumerate};
+use launches::{Compiled, Function};
 use transfers::{Staging, Started, Transfers};
 
 /// An opened HIP device: a stream for launches, and another for transfers.
-#[derive(Debug)]
+///
+/// A clone is the same device: it uses the same streams, its buffers are those of the other.
+#[derive(Clone, Debug)]
 pub struct Hip {
     // Dropped in this order.
-    transfers: Transfers,
-    staging: Mutex<Staging>,
+    transfers: Arc<Transfers>,
+    staging: Arc<Mutex<Staging>>,
     origin: Arc<Event>,
-    stream: Stream,
+    stream: Arc<Stream>,
     card: Arc<Card>,
-    compiler: Comgr,
+    compiler: Arc<Comgr>,
     architecture: String,
     words: Arc<Words>,
     info: DeviceInfo,
+    /// For how long a launch may run: see [`Backend::limited`].
+    limit: Option<LaunchLimit>,
 }
 
 /// The words that the compiler has for each architecture: it stays the same while it is loaded.
 static WORDS: Mutex<BTreeMap<String, Arc<Words>>> = Mutex::new(BTreeMap::new());
-
-/// A compiled kernel.
-struct Compiled {
-    function: Function,
-    layout: Layout,
-    image: Vec<u8>,
-    // After what comes from it.
-    _module: Module,
-}
-
-/// A kernel of a module, which lives as long as that does.
-struct Function(Pointer);
-
-// SAFETY: the driver's calls take a function from any thread, and launching changes nothing of it.
-unsafe impl Send for Function {}
-// SAFETY: as above.
-unsafe impl Sync for Function {}
 
 /// Where a buffer lies on the device.
 enum Place {
@@ -95,8 +85,25 @@ impl Hip {
         let (stream, beside) = (Stream::create(&card)?, Stream::create(&card)?);
         let origin = Arc::new(Event::record(&card, &stream)?);
         stream.synchronize()?;
-        let (transfers, staging) = (Transfers::new(beside), Mutex::default());
-        Ok(Self { transfers, staging, origin, stream, card, compiler, architecture, words, info })
+        let (transfers, staging) = (Arc::new(Transfers::new(beside)), Arc::default());
+        let (stream, compiler, limit) = (Arc::new(stream), Arc::new(compiler), None);
+        Ok(Self {
+            transfers,
+            staging,
+            origin,
+            stream,
+            card,
+            compiler,
+            architecture,
+            words,
+            info,
+            limit,
+        })
+    }
+
+    /// Whether a program's launches are cut where they would take too long.
+    fn cuts(&self, source: &ProgramSource) -> bool {
+        self.limit.is_some() && parts::can_be_cut(source)
     }
 
     fn build_error(&self, source: &ProgramSource, log: &str) -> Error {
@@ -109,6 +116,10 @@ impl Hip {
         let mut options =
             ["-cl-fast-relaxed-math", "-cl-kernel-arg-info", "-O3"].map(str::to_owned).to_vec();
         options.extend(source.definitions().map(|definition| format!("-D{definition}")));
+        // Tells such a program from the other: the lines before its source are in no hash of it.
+        if self.cuts(source) {
+            options.push("-DLAUNCHED_IN_PARTS".to_owned());
+        }
         options
     }
 }
@@ -185,7 +196,7 @@ impl Backend for Hip {
             unsafe { self.transfers.start(&self.card, pointer(target, 0), data, &before)? };
         let started = Started(Some(Arc::clone(&end)));
         let origin = Arc::clone(&self.origin);
-        Ok((Transfer::new(started), Box::new(HipTimer { origin, start, end })))
+        Ok((Transfer::new(started), Box::new(Times(vec![HipTimer::new(origin, start, end)]))))
     }
 
     fn join(&self, transfer: &Transfer) -> Result<()> {
@@ -239,6 +250,10 @@ impl Backend for Hip {
     fn build(&self, source: &ProgramSource) -> Result<Program> {
         let options = self.compiler_options(source);
         let text = self.words.added_to(source.source);
+        let text = match self.cuts(source) {
+            true => Cow::Owned([parts::GROUPS_FROM_OFFSET, &*text].concat()),
+            false => text,
+        };
         let image = self.compiler.code_object(&self.architecture, &text, &options);
         let image = image.map_err(|log| self.build_error(source, &log))?;
         self.load(source, &image)
@@ -255,41 +270,21 @@ impl Backend for Hip {
             })?;
         let module = Module::load(&self.card, binary)?;
         let name = CString::new(source.kernel).expect("a kernel's name has no zero byte");
-        let function = Function(module.function(&name)?);
-        Ok(Program::new(Compiled { function, layout, image: binary.to_vec(), _module: module }))
+        let function = Function::new(module.function(&name)?);
+        let (image, in_parts) = (binary.to_vec(), self.cuts(source));
+        Ok(Program::new(Compiled::new(function, layout, image, module, in_parts)))
     }
 
     fn launch(&self, program: &Program, launch: &Launch) -> Result<Box<dyn Timer>> {
-        let compiled: &Compiled = program.handle();
-        let refused = |detail| Error::Device { call: "packing arguments", detail };
-        let Launch { arguments, groups, local } = *launch;
-        let mut packed =
-            compiled.layout.pack(arguments, address, groups, local).map_err(refused)?;
-        let numbers = |sizes: [usize; 3]| -> Result<[u32; 3]> {
-            let [x, y, z] = sizes.map(u32::try_from);
-            let too_large = |_| refused(format!("a grid of {groups:?} is too large"));
-            Ok([x.map_err(too_large)?, y.map_err(too_large)?, z.map_err(too_large)?])
-        };
-        let (groups, local) = (numbers(groups)?, numbers(local)?);
-        let mut bytes = compiled.layout.bytes;
-        // HIP_LAUNCH_PARAM_BUFFER_POINTER, .._BUFFER_SIZE and .._END.
-        let mut extra: [Pointer; 5] = [
-            ptr::without_provenance_mut(1),
-            packed.as_mut_ptr().cast(),
-            ptr::without_provenance_mut(2),
-            (&raw mut bytes).cast(),
-            ptr::without_provenance_mut(3),
-        ];
-        let start = Event::record(&self.card, &self.stream)?;
-        let driver = self.card.driver()?;
-        // SAFETY: the buffer has all arguments as the code object says, and is copied by the call;
-        // the driver waits for launches before it lets go of memory that they use.
-        let code = unsafe {
-            driver.launch(compiled.function.0, groups, local, self.stream.raw(), extra.as_mut_ptr())
-        };
-        driver.check("hipModuleLaunchKernel", code)?;
-        let end = Arc::new(Event::record(&self.card, &self.stream)?);
-        Ok(Box::new(HipTimer { origin: Arc::clone(&self.origin), start, end }))
+        Ok(Box::new(Times(self.launch_all(program.handle(), launch)?)))
+    }
+
+    fn launch_limit(&self) -> Option<Duration> {
+        self.limit.map(|limit| limit.longest)
+    }
+
+    fn limited(&self, limit: LaunchLimit) -> Option<Arc<dyn Backend>> {
+        Some(Arc::new(Self { limit: Some(limit), ..self.clone() }))
     }
 
     fn finish(&self) -> Result<()> {

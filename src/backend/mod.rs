@@ -33,6 +33,7 @@ pub mod cpu;
 pub mod hip;
 mod library;
 pub mod opencl;
+mod parts;
 pub mod record;
 pub mod words;
 

@@ -19,6 +19,7 @@ use cl3::memory::{CL_BUFFER_CREATE_TYPE_REGION, CL_MEM_READ_WRITE};
 use cl3::program::{CL_PROGRAM_BINARIES, CL_PROGRAM_BUILD_LOG};
 use cl3::types::{CL_TRUE, cl_buffer_region, cl_mem};
 
+use super::parts::{self, Times};
 use super::words::Words;
 use super::{
     Backend, Buffer, CopyRegion, Launch, LaunchLimit, NoTime, Program, ProgramSource, Timer,
@@ -30,7 +31,6 @@ use crate::{Error, Result};
 mod handle;
 mod info;
 mod launches;
-mod parts;
 mod transfers;
 mod trials;
 
@@ -244,7 +244,7 @@ impl Backend for OpenCl {
         let started = Started(Some(Arc::clone(&event)));
         Ok((
             Transfer::new(started),
-            Box::new(ClTimer { events: vec![event], has_clock: self.has_clock }),
+            Box::new(Times(vec![ClTimer { event, has_clock: self.has_clock }])),
         ))
     }
 
@@ -376,8 +376,7 @@ impl Backend for OpenCl {
     }
 
     fn launch(&self, program: &Program, launch: &Launch) -> Result<Box<dyn Timer>> {
-        let events = self.launch_all(program.handle(), launch)?;
-        Ok(Box::new(ClTimer { events, has_clock: self.has_clock }))
+        Ok(Box::new(Times(self.launch_all(program.handle(), launch)?)))
     }
 
     fn launch_limit(&self) -> Option<Duration> {
@@ -426,10 +425,10 @@ mod tests {
             let turns = Argument { name: "turns", value: Value::U32(1_000_000) };
             let (arguments, groups, local) = (&[y, turns], [1; 3], [64, 1, 1]);
             let launch = Launch { arguments, groups, local };
-            let events = backend.launch_all(compiled, &launch).unwrap();
+            let parts = backend.launch_all(compiled, &launch).unwrap();
             backend.flush().unwrap();
             backend.finish().unwrap();
-            let event = events[0].raw();
+            let event = parts[0].event.raw();
             let status = get_event_info(event, CL_EVENT_COMMAND_EXECUTION_STATUS).unwrap();
             assert_eq!(i32::from(status), CL_COMPLETE, "{}", found.info.platform);
         }

@@ -3,15 +3,16 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
-use ellesmere::hardware::detect;
 use ellesmere::{Device, DeviceOptions, Tensor};
+use proptest::prelude::ProptestConfig;
 
 pub mod demo;
 pub mod psnr;
 mod required;
+mod tested;
 
 /// Every device that kernels are tested on, with blocks that start as NaNs: the CPU backend and
-/// each OpenCL device, one card once.
+/// each OpenCL device, one card once; or the stand-in's, where there is one.
 ///
 /// # Panics
 ///
@@ -24,14 +25,13 @@ pub fn devices() -> Vec<Device> {
 
 /// The same devices, opened anew under `options`.
 pub fn open_devices(options: &DeviceOptions) -> Vec<Device> {
-    let detected = detect();
-    detected.notes.iter().for_each(|note| eprintln!("{note}"));
     // Not the user's own cache, and gone with `cargo clean`.
     let cache_dir = Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"));
     let options = DeviceOptions { cache_dir, ..options.clone() };
     let mut devices = Vec::new();
     // The host first: its failures are the easiest to read.
-    for entry in detected.entries.iter().rev().filter(|entry| entry.duplicate_of.is_none()) {
+    let entries = tested::entries();
+    for entry in entries.iter().rev().filter(|entry| entry.duplicate_of.is_none()) {
         match Device::open_entry(entry, &options) {
             Ok(device) => devices.push(device),
             Err(error) => eprintln!("{} is not tested: {error}", entry.id),
@@ -44,6 +44,12 @@ pub fn open_devices(options: &DeviceOptions) -> Vec<Device> {
 /// The device on which every kernel is its definition, choosing as `device` does.
 pub fn oracle(device: &Device) -> Device {
     Device::definitions(Some(device.info().clone()))
+}
+
+/// So many drawn shapes, or fewer if `PROPTEST_CASES` asks for fewer.
+pub fn drawn(most: u32) -> ProptestConfig {
+    let config = ProptestConfig::default();
+    ProptestConfig { cases: most.min(config.cases), ..config }
 }
 
 /// Values in -1..1 that depend on `seed` alone.

@@ -2,7 +2,7 @@ use ellesmere::ops::{self, Attention, Columns};
 use ellesmere::{DType, Device, DeviceOptions, Tensor};
 use proptest::prelude::*;
 
-use crate::common::{assert_close, devices, largest, open_devices, oracle, values};
+use crate::common::{assert_close, devices, drawn, largest, open_devices, oracle, values};
 use crate::matrix_tiles;
 
 #[derive(Clone, Debug)]
@@ -182,7 +182,7 @@ fn long_sequences_of_wide_heads_need_little_memory() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(8))]
+    #![proptest_config(drawn(8))]
 
     #[test]
     fn agrees_with_the_definition_on_drawn_shapes(

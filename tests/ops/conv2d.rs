@@ -2,7 +2,7 @@ use ellesmere::ops::{self, Activation, Conv2d, Epilogue, Padding, Weights};
 use ellesmere::{DType, Device, DeviceOptions, Tensor};
 use proptest::prelude::*;
 
-use crate::common::{assert_close, devices, largest, oracle, values};
+use crate::common::{assert_close, devices, drawn, largest, oracle, values};
 use crate::gemm::tolerance;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -228,7 +228,7 @@ fn agrees_with_the_definition_where_winograd_is_planned() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(16))]
+    #![proptest_config(drawn(16))]
 
     #[test]
     fn agrees_with_the_definition_on_drawn_shapes(

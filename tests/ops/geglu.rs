@@ -1,7 +1,7 @@
 use ellesmere::{DType, Device, DeviceOptions, Tensor, ops};
 use proptest::prelude::*;
 
-use crate::common::{assert_close, devices, largest, oracle, values};
+use crate::common::{assert_close, devices, drawn, largest, oracle, values};
 
 fn run(device: &Device, dtype: DType, shape: &[usize]) -> Tensor {
     let x: Vec<f32> = values(1, shape.iter().product()).iter().map(|v| 6.0 * v).collect();
@@ -30,7 +30,7 @@ fn agrees_with_the_definition() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(8))]
+    #![proptest_config(drawn(8))]
 
     #[test]
     fn agrees_with_the_definition_on_drawn_shapes(rows in 1..30usize, channels in 1..200usize) {

@@ -3,7 +3,7 @@ use ellesmere::ops::{self, Activation, Epilogue, Weights};
 use ellesmere::{DType, Device, DeviceOptions, Result, Tensor};
 use proptest::prelude::*;
 
-use crate::common::{assert_close, devices, largest, oracle, values};
+use crate::common::{assert_close, devices, drawn, largest, oracle, values};
 
 const ACTIVATIONS: [Activation; 5] = [
     Activation::None,
@@ -216,7 +216,7 @@ fn every_activation_agrees_with_its_definition() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(16))]
+    #![proptest_config(drawn(16))]
 
     #[test]
     fn agrees_with_the_definition_on_drawn_shapes(

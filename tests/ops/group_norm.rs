@@ -2,7 +2,7 @@ use ellesmere::ops::{self, Activation, GroupNorm};
 use ellesmere::{DType, Device, DeviceOptions, Tensor};
 use proptest::prelude::*;
 
-use crate::common::{assert_close, devices, largest, oracle, values};
+use crate::common::{assert_close, devices, drawn, largest, oracle, values};
 
 #[derive(Clone, Debug)]
 struct Case {
@@ -90,7 +90,7 @@ fn agrees_with_the_definition() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(8))]
+    #![proptest_config(drawn(8))]
 
     #[test]
     fn agrees_with_the_definition_on_drawn_shapes(

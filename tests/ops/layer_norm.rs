@@ -1,7 +1,7 @@
 use ellesmere::{DType, Device, Tensor, ops};
 use proptest::prelude::*;
 
-use crate::common::{assert_close, devices, largest, oracle, values};
+use crate::common::{assert_close, devices, drawn, largest, oracle, values};
 
 struct Case {
     why: &'static str,
@@ -43,7 +43,7 @@ fn agrees_with_the_definition() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(16))]
+    #![proptest_config(drawn(16))]
 
     #[test]
     fn agrees_with_the_definition_on_drawn_shapes(rows in 1..40usize, channels in 2..400usize) {

@@ -5,7 +5,7 @@ use ellesmere::ops::{self, Activation, Conv2d, Epilogue, Padding, Weights};
 use ellesmere::{DType, Device, DeviceOptions, Result, Tensor};
 use proptest::prelude::*;
 
-use crate::common::{assert_close, devices, largest, oracle, values};
+use crate::common::{assert_close, devices, drawn, largest, oracle, values};
 
 #[derive(Clone, Debug)]
 pub struct Case {
@@ -223,7 +223,7 @@ fn refuses_what_it_is_not_for() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(16))]
+    #![proptest_config(drawn(16))]
 
     #[test]
     fn agrees_on_drawn_shapes(

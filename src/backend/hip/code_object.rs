@@ -35,6 +35,16 @@ pub struct Slot {
     pub bytes: usize,
 }
 
+/// The work-groups that are launched.
+pub struct Grid {
+    /// The first of them, of a larger grid.
+    pub start: [usize; 3],
+    /// How many.
+    pub groups: [usize; 3],
+    /// Work-items of each.
+    pub local: [usize; 3],
+}
+
 /// Reads the layout of a kernel for an architecture such as `gfx906:sramecc+:xnack-`.
 ///
 /// # Errors
@@ -117,8 +127,7 @@ impl Layout {
         &self,
         arguments: &[Argument],
         address: impl Fn(&crate::backend::Buffer) -> u64,
-        groups: [usize; 3],
-        local: [usize; 3],
+        grid: &Grid,
     ) -> Result<Vec<u64>, String> {
         if arguments.len() != self.explicit.len() {
             let (given, wanted) = (arguments.len(), self.explicit.len());
@@ -158,11 +167,12 @@ impl Layout {
                 _ => 0,
             };
             let value = match slot.kind.trim_end_matches(['x', 'y', 'z']) {
-                "hidden_block_count_" => groups[axis],
-                "hidden_group_size_" => local[axis],
+                "hidden_block_count_" => grid.groups[axis],
+                "hidden_group_size_" => grid.local[axis],
+                "hidden_global_offset_" => grid.start[axis] * grid.local[axis],
                 "hidden_grid_dims" => 3,
-                // Grids are whole work-groups and start at 0: offsets and remainders are 0, and
-                // what else there is, for printing and queues on the device, no kernel uses.
+                // Grids are whole work-groups: remainders are 0, and what else there is, for
+                // printing and queues on the device, no kernel uses.
                 _ => 0,
             };
             put(slot, value as u64);
@@ -204,7 +214,8 @@ mod tests {
             Argument { name: "shift", value: Value::I32(-2) },
             Argument { name: "scale", value: Value::F32(1.5) },
         ];
-        let words = layout.pack(&arguments, |_| 0, [5, 6, 9], [64, 2, 1]).unwrap();
+        let grid = Grid { start: [2, 0, 0], groups: [5, 6, 9], local: [64, 2, 1] };
+        let words = layout.pack(&arguments, |_| 0, &grid).unwrap();
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         let expected = [
             [0; 8].as_slice(),
@@ -216,7 +227,9 @@ mod tests {
             &64u16.to_le_bytes(),
             &2u16.to_le_bytes(),
             &3u16.to_le_bytes(),
-            &[0; 14],
+            &[0; 2],
+            &128u64.to_le_bytes(),
+            &[0; 4],
         ]
         .concat();
         assert_eq!(bytes, expected);

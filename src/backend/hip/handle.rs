@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::driver::{Code, Direction, Driver, NOT_READY, Pointer};
 use crate::Result;
-use crate::backend::Timer;
+use crate::backend::parts::Timed;
 
 /// A device of a driver. Whatever the driver is asked for, it means the device that the calling
 /// thread has chosen last.
@@ -290,15 +290,26 @@ impl Drop for Event {
     }
 }
 
-/// When a launch or a transfer ran.
+/// A part of a launch, or a transfer.
+#[derive(Clone)]
 pub struct HipTimer {
     /// The moment that times count from.
-    pub origin: Arc<Event>,
-    pub start: Event,
-    pub end: Arc<Event>,
+    origin: Arc<Event>,
+    start: Arc<Event>,
+    end: Arc<Event>,
 }
 
-impl Timer for HipTimer {
+impl HipTimer {
+    pub fn new(origin: Arc<Event>, start: Event, end: Arc<Event>) -> Self {
+        Self { origin, start: Arc::new(start), end }
+    }
+}
+
+impl Timed for HipTimer {
+    fn is_over(&self) -> bool {
+        self.end.is_over()
+    }
+
     fn elapsed(&self) -> Option<Duration> {
         self.end.since(&self.start).filter(|time| !time.is_zero())
     }

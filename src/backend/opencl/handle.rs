@@ -15,7 +15,7 @@ use cl3::event::{
     CL_PROFILING_COMMAND_START, get_event_info, get_event_profiling_info,
 };
 
-use crate::backend::Timer;
+use crate::backend::parts::Timed;
 use crate::{Error, Result};
 
 /// A driver call that failed, by the call's name and the code's.
@@ -123,12 +123,7 @@ impl Event {
         status.is_ok_and(|status| i32::from(status) <= CL_COMPLETE)
     }
 
-    /// How long its command ran, of a queue that has a clock.
-    pub fn elapsed(&self) -> Option<Duration> {
-        self.span().map(|span| span.end - span.start)
-    }
-
-    /// From when to when.
+    /// From when to when its command ran, of a queue that has a clock.
     fn span(&self) -> Option<Range<Duration>> {
         let at = |what| get_event_profiling_info(self.raw(), what).ok().map(u64::from);
         let (start, end) = (at(CL_PROFILING_COMMAND_START)?, at(CL_PROFILING_COMMAND_END)?);
@@ -137,38 +132,24 @@ impl Event {
     }
 }
 
-/// When a launch or a transfer ran.
+/// A part of a launch, or a transfer.
+#[derive(Clone)]
 pub struct ClTimer {
-    /// Of the parts of the launch, in their order, or of the transfer.
-    pub events: Vec<Arc<Event>>,
+    pub event: Arc<Event>,
     /// Whether its times mean anything.
     pub has_clock: bool,
 }
 
-impl ClTimer {
-    fn each(&self) -> impl Iterator<Item = Option<Duration>> {
-        self.events.iter().map(|event| if self.has_clock { event.elapsed() } else { None })
+impl Timed for ClTimer {
+    fn is_over(&self) -> bool {
+        self.event.is_over()
     }
-}
 
-impl Timer for ClTimer {
     fn elapsed(&self) -> Option<Duration> {
-        // A part that the clock is too coarse for counts nothing.
-        self.each().flatten().reduce(|all, part| all + part)
+        self.span().map(|span| span.end - span.start)
     }
 
     fn span(&self) -> Option<Range<Duration>> {
-        if !self.has_clock {
-            return None;
-        }
-        Some(self.events.first()?.span()?.start..self.events.last()?.span()?.end)
-    }
-
-    fn parts(&self) -> usize {
-        self.events.len()
-    }
-
-    fn longest(&self) -> Option<Duration> {
-        self.each().flatten().max()
+        if self.has_clock { self.event.span() } else { None }
     }
 }

@@ -1,22 +1,20 @@
 //! Launches: arguments, and grids that are cut where launches are limited.
 
-use std::collections::HashMap;
 use std::ffi::c_void;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use cl3::command_queue::enqueue_nd_range_kernel;
 use cl3::error_codes::{CL_MEM_OBJECT_ALLOCATION_FAILURE, CL_OUT_OF_HOST_MEMORY};
 use cl3::kernel::{CL_KERNEL_ARG_NAME, CL_KERNEL_NUM_ARGS};
 use cl3::types::cl_mem;
 
-use super::handle::{ClKernel, ClProgram, Event, failed, failed_with_memory};
-use super::parts::{self, Pace, Problem};
+use super::handle::{ClKernel, ClProgram, ClTimer, Event, failed, failed_with_memory};
 use super::{OpenCl, memory};
 use crate::Result;
-use crate::backend::{Argument, Launch, LaunchLimit, Value};
+use crate::backend::parts::{Paces, Parts};
+use crate::backend::{Argument, Launch, Value};
 
 /// A compiled kernel.
 pub struct Compiled {
@@ -29,21 +27,20 @@ pub struct Compiled {
     /// Whether its work-groups know where they are when a grid is cut.
     in_parts: bool,
     /// What is known of how long they take.
-    paces: Mutex<HashMap<Problem, Pace>>,
+    paces: Paces<ClTimer>,
 }
 
 impl Compiled {
     pub fn new(program: ClProgram, kernel: ClKernel, in_parts: bool) -> Self {
         let names = argument_names(&kernel);
         let (kernel, names_checked) = (Mutex::new(kernel), AtomicBool::new(false));
-        Self { program, kernel, names, names_checked, in_parts, paces: Mutex::default() }
+        Self { program, kernel, names, names_checked, in_parts, paces: Paces::default() }
     }
 }
 
 impl OpenCl {
-    /// Queues a kernel, in parts where launches are limited and it would take longer. Each event is
-    /// a part's.
-    pub fn launch_all(&self, compiled: &Compiled, launch: &Launch) -> Result<Vec<Arc<Event>>> {
+    /// Queues a kernel, in parts where launches are limited and it would take longer.
+    pub fn launch_all(&self, compiled: &Compiled, launch: &Launch) -> Result<Vec<ClTimer>> {
         if let Some(names) = &compiled.names
             && !compiled.names_checked.load(Ordering::Relaxed)
         {
@@ -55,69 +52,30 @@ impl OpenCl {
         for (index, argument) in launch.arguments.iter().enumerate() {
             set_argument(&kernel, index as u32, argument.value)?;
         }
+        let queue = Launching { device: self, kernel: &kernel, launch };
         match &self.limit {
-            Some(limit) if compiled.in_parts => {
-                let mut paces =
-                    compiled.paces.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-                let pace = paces.entry(Problem::of(launch)).or_default();
-                self.launch_parts(&kernel, launch, limit, pace)
-            }
+            Some(limit) if compiled.in_parts => compiled.paces.launch(&queue, launch, limit),
             _ => {
-                let event = self.enqueue(&kernel, launch, [0; 3], launch.groups)?;
+                let part = queue.enqueue([0; 3], launch.groups)?;
                 self.launched();
-                Ok(vec![event])
+                Ok(vec![part])
             }
         }
     }
+}
 
-    fn launch_parts(
-        &self,
-        kernel: &ClKernel,
-        launch: &Launch,
-        limit: &LaunchLimit,
-        pace: &mut Pace,
-    ) -> Result<Vec<Arc<Event>>> {
-        let all: usize = launch.groups.iter().product();
-        pace.look(self.has_clock);
-        let mut events = Vec::new();
-        let mut done = 0;
-        while done < all {
-            let most = pace.most(limit);
-            let (start, groups) = parts::next(launch.groups, done, most);
-            let count: usize = groups.iter().product();
-            done += count;
-            let is_measured = pace.is_unsure_of(count);
-            if is_measured {
-                self.drain()?;
-            }
-            let begin = Instant::now();
-            let event = self.enqueue(kernel, launch, start, groups)?;
-            if is_measured {
-                self.drain()?;
-                let host = begin.elapsed();
-                let device = if self.has_clock { event.elapsed() } else { None };
-                pace.learn(count, device.unwrap_or(host));
-            } else if done < all || !events.is_empty() {
-                // Now, so that others have their turn before the next part.
-                self.flush()?;
-                pace.expect(count, most, &event);
-            } else {
-                self.launched();
-                pace.expect(count, most, &event);
-            }
-            events.push(event);
-        }
-        Ok(events)
-    }
+/// A launch whose arguments are set.
+struct Launching<'a> {
+    device: &'a OpenCl,
+    kernel: &'a ClKernel,
+    launch: &'a Launch<'a>,
+}
 
-    /// Queues the work-groups of a grid from `start` on. The caller has set all arguments.
-    fn enqueue(
-        &self,
-        kernel: &ClKernel,
-        launch: &Launch,
-        start: [usize; 3],
-        groups: [usize; 3],
-    ) -> Result<Arc<Event>> {
+impl Parts for Launching<'_> {
+    type Part = ClTimer;
+
+    fn enqueue(&self, start: [usize; 3], groups: [usize; 3]) -> Result<ClTimer> {
+        let Self { device, kernel, launch } = self;
         let items = |groups: [usize; 3]| -> [usize; 3] {
             std::array::from_fn(|axis| groups[axis] * launch.local[axis])
         };
@@ -126,7 +84,7 @@ impl OpenCl {
         // keeps the buffers until the command is done.
         let event = unsafe {
             enqueue_nd_range_kernel(
-                self.queue.raw(),
+                device.queue.raw(),
                 kernel.raw(),
                 3,
                 offset.as_ptr(),
@@ -145,7 +103,19 @@ impl OpenCl {
             }
             code => failed("clEnqueueNDRangeKernel", code),
         })?;
-        Ok(Arc::new(Event::new(event)))
+        Ok(ClTimer { event: Arc::new(Event::new(event)), has_clock: device.has_clock })
+    }
+
+    fn submit(&self, is_of_several: bool) -> Result<()> {
+        if is_of_several {
+            return self.device.flush();
+        }
+        self.device.launched();
+        Ok(())
+    }
+
+    fn drain(&self) -> Result<()> {
+        self.device.drain()
     }
 }
 

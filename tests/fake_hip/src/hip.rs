@@ -15,7 +15,7 @@ use cl3::event::{
 };
 
 use crate::cl::Cl;
-use crate::metadata::{Metadata, Place};
+use crate::metadata::{Metadata, Places};
 use crate::{DEVICE, OBJECTS, PINNED, architecture, comgr, hold, let_go, lock, pass, setting};
 
 type Code = c_int;
@@ -61,8 +61,7 @@ struct Module {
 struct Function {
     /// Has one set of arguments, so that setting them and launching is one step.
     kernel: Mutex<usize>,
-    places: Vec<Place>,
-    bytes: usize,
+    places: Places,
 }
 
 fn code(work: impl FnOnce() -> Result<(), Code>) -> Code {
@@ -585,8 +584,11 @@ pub unsafe extern "C" fn hipEventElapsedTime(ms: *mut f32, start: Pointer, end: 
 /// A source for a compiler that has none of AMD's builtins: the words of `amd.h` are there behind names
 /// such as `HAS_DPP`, and without them those of `portable.h` hold, which mean the same.
 fn without_words(source: &str) -> String {
-    let defines = ["#define HAS_DPP", "#define HAS_WMMA", "#define HAS_MFMA"];
-    let kept = source.lines().filter(|line| !defines.iter().any(|define| line.starts_with(define)));
+    let names = ["DPP", "SDOT4", "SUDOT4", "WMMA", "MFMA"];
+    let defines = names.map(|name| format!("#define HAS_{name}"));
+    let kept = source
+        .lines()
+        .filter(|line| !defines.iter().any(|define| line.starts_with(define.as_str())));
     kept.flat_map(|line| [line, "\n"]).collect()
 }
 
@@ -643,9 +645,9 @@ pub unsafe extern "C" fn hipModuleGetFunction(
         let mut functions = lock(&module.functions);
         if !functions.contains_key(name) {
             let text = name.to_str().map_err(|_| NOT_FOUND)?;
-            let (places, bytes) = module.metadata.arguments(text).ok_or(NOT_FOUND)?;
+            let places = module.metadata.arguments(text).ok_or(NOT_FOUND)?;
             let kernel = cl3::kernel::create_kernel(module.program, name).map_err(failed)?;
-            let made = Box::new(Function { kernel: Mutex::new(kernel as usize), places, bytes });
+            let made = Box::new(Function { kernel: Mutex::new(kernel as usize), places });
             functions.insert(name.to_owned(), made);
         }
         let found: *const Function = &raw const **functions.get(name).ok_or(NOT_FOUND)?;
@@ -674,9 +676,9 @@ pub unsafe extern "C" fn hipModuleLaunchKernel(
         let (function, stream) =
             unsafe { (object::<Function>(function)?, object::<Stream>(stream)?) };
         // SAFETY: the caller's: names and values in turns, until the end.
-        let arguments = unsafe { packed(parameters, extra, function.bytes)? };
+        let arguments = unsafe { packed(parameters, extra, function.places.bytes)? };
         let kernel = lock(&function.kernel);
-        for (index, place) in function.places.iter().enumerate() {
+        for (index, place) in function.places.explicit.iter().enumerate() {
             let bytes = &arguments[place.offset..place.offset + place.bytes];
             let index = index as u32;
             if place.is_pointer {
@@ -696,13 +698,19 @@ pub unsafe extern "C" fn hipModuleLaunchKernel(
         let local = [local_x, local_y, local_z].map(|size| size as usize);
         let groups = [groups_x, groups_y, groups_z].map(|size| size as usize);
         let global: [usize; 3] = std::array::from_fn(|axis| groups[axis] * local[axis]);
+        // The work-items that a real card counts from there, PoCL is told of.
+        let offset = function.places.offsets.map(|place| {
+            let (start, length) = place.unwrap_or((0, 0));
+            let bytes = arguments[start..start + length].iter().rev();
+            bytes.fold(0, |number, byte| number << 8 | usize::from(*byte))
+        });
         // SAFETY: the sizes have three elements each, and all arguments are set.
         unsafe {
             enqueue_nd_range_kernel(
                 stream.queue,
                 *kernel as Pointer,
                 3,
-                ptr::null(),
+                offset.as_ptr(),
                 global.as_ptr(),
                 local.as_ptr(),
                 0,

@@ -5,6 +5,16 @@ use object::elf::FileHeader64;
 use object::read::elf::{ElfFile, ProgramHeader};
 use rmpv::Value;
 
+/// Where a kernel's arguments lie.
+pub struct Places {
+    /// Those that the source has, in its order.
+    pub explicit: Vec<Place>,
+    /// Where the first work-item's place along each axis is, and its bytes, where the kernel asks.
+    pub offsets: [Option<(usize, usize)>; 3],
+    /// Bytes of all together.
+    pub bytes: usize,
+}
+
 /// An argument that the source has.
 pub struct Place {
     pub offset: usize,
@@ -39,22 +49,29 @@ impl Metadata {
         kernels.into_iter().flatten().filter_map(name).collect()
     }
 
-    /// The arguments of a kernel and how many bytes there are in all.
-    pub fn arguments(&self, kernel: &str) -> Option<(Vec<Place>, usize)> {
+    /// The arguments of a kernel.
+    pub fn arguments(&self, kernel: &str) -> Option<Places> {
         let kernels = get(&self.0, "amdhsa.kernels")?.as_array()?;
         let found =
             kernels.iter().find(|one| get(one, ".name").and_then(Value::as_str) == Some(kernel))?;
         let number = |map, key| get(map, key)?.as_u64().map(|number| number as usize);
-        let mut places = Vec::new();
+        let bytes = number(found, ".kernarg_segment_size")?;
+        let mut places = Places { explicit: Vec::new(), offsets: [None; 3], bytes };
         for one in get(found, ".args")?.as_array()? {
             let kind = get(one, ".value_kind")?.as_str()?;
-            if kind.starts_with("hidden_") {
-                continue;
-            }
             let (offset, bytes) = (number(one, ".offset")?, number(one, ".size")?);
-            places.push(Place { offset, bytes, is_pointer: kind == "global_buffer" });
+            match kind.strip_prefix("hidden_") {
+                Some("global_offset_x") => places.offsets[0] = Some((offset, bytes)),
+                Some("global_offset_y") => places.offsets[1] = Some((offset, bytes)),
+                Some("global_offset_z") => places.offsets[2] = Some((offset, bytes)),
+                Some(_) => {}
+                None => {
+                    let is_pointer = kind == "global_buffer";
+                    places.explicit.push(Place { offset, bytes, is_pointer });
+                }
+            }
         }
-        Some((places, number(found, ".kernarg_segment_size")?))
+        Some(places)
     }
 }
 

@@ -5,11 +5,13 @@
 //! one is the least that keeps the device busy, and is waited for; so are those that are much larger
 //! than any before, until half the limit is reached. From then on nothing is waited for.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
-use super::handle::Event;
-use crate::backend::{Launch, LaunchLimit, ProgramSource, Value};
+use super::{Launch, LaunchLimit, ProgramSource, Timer, Value};
+use crate::Result;
 
 /// Before the source of a program whose launches may be cut. A global offset moves the ids of
 /// work-items, but not those of work-groups, which kernels place themselves by. What is added is the
@@ -34,9 +36,113 @@ const FAMILIAR: usize = 2;
 /// Drivers put work off until a program's first launch, so its time alone says little.
 const MEASURED_AT_LEAST: u32 = 2;
 
+/// What a driver has been given to run: a part of a launch, or a transfer.
+pub trait Timed {
+    /// Whether it is complete or has failed.
+    fn is_over(&self) -> bool;
+
+    /// As [`Timer::elapsed`].
+    fn elapsed(&self) -> Option<Duration>;
+
+    /// As [`Timer::span`].
+    fn span(&self) -> Option<Range<Duration>>;
+}
+
+/// The parts of a launch in their order, or one transfer.
+pub struct Times<P>(pub Vec<P>);
+
+impl<P: Timed> Times<P> {
+    fn each(&self) -> impl Iterator<Item = Duration> {
+        // A part that the clock is too coarse for counts nothing.
+        self.0.iter().filter_map(Timed::elapsed)
+    }
+}
+
+impl<P: Timed + Send> Timer for Times<P> {
+    fn elapsed(&self) -> Option<Duration> {
+        self.each().reduce(|all, part| all + part)
+    }
+
+    fn span(&self) -> Option<Range<Duration>> {
+        Some(self.0.first()?.span()?.start..self.0.last()?.span()?.end)
+    }
+
+    fn parts(&self) -> usize {
+        self.0.len()
+    }
+
+    fn longest(&self) -> Option<Duration> {
+        self.each().max()
+    }
+}
+
+/// A kernel with its arguments, and the queue that it goes to.
+pub trait Parts {
+    /// A part that was queued. A clone is the same one.
+    type Part: Timed + Clone;
+
+    /// Queues the work-groups of a grid from `start` on.
+    fn enqueue(&self, start: [usize; 3], groups: [usize; 3]) -> Result<Self::Part>;
+
+    /// Has the driver begin with what is queued: with a part of several at once, so that others have
+    /// their turn before the next.
+    fn submit(&self, is_of_several: bool) -> Result<()>;
+
+    /// Waits for what is queued, transfers apart.
+    fn drain(&self) -> Result<()>;
+}
+
+/// What is known of how long the work-groups of a program take.
+pub struct Paces<P>(Mutex<HashMap<Problem, Pace<P>>>);
+
+impl<P> Default for Paces<P> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<P: Timed + Clone> Paces<P> {
+    /// Queues a launch in parts of which each takes no longer than the limit, as far as is known.
+    pub fn launch(
+        &self,
+        queue: &impl Parts<Part = P>,
+        launch: &Launch,
+        limit: &LaunchLimit,
+    ) -> Result<Vec<P>> {
+        let mut paces = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let pace = paces.entry(Problem::of(launch)).or_default();
+        let all: usize = launch.groups.iter().product();
+        pace.look();
+        let mut parts = Vec::new();
+        let mut done = 0;
+        while done < all {
+            let most = pace.most(limit);
+            let (start, groups) = next(launch.groups, done, most);
+            let count: usize = groups.iter().product();
+            done += count;
+            let is_measured = pace.is_unsure_of(count);
+            if is_measured {
+                queue.drain()?;
+            }
+            let begin = Instant::now();
+            let part = queue.enqueue(start, groups)?;
+            if is_measured {
+                queue.drain()?;
+                let host = begin.elapsed();
+                pace.learn(count, part.elapsed().unwrap_or(host));
+            } else {
+                queue.submit(done < all || !parts.is_empty())?;
+                pace.expect(count, most, &part);
+            }
+            parts.push(part);
+        }
+        Ok(parts)
+    }
+}
+
 /// Launches of a program that take the same time.
 #[derive(Debug, PartialEq, Eq, Hash)]
-pub struct Problem {
+struct Problem {
     groups: [usize; 3],
     local: [usize; 3],
     numbers: Vec<i64>,
@@ -44,7 +150,7 @@ pub struct Problem {
 
 impl Problem {
     /// By its grid and its integers; what is in its buffers has no part in it.
-    pub fn of(launch: &Launch) -> Self {
+    fn of(launch: &Launch) -> Self {
         let numbers = launch.arguments.iter().filter_map(|argument| match argument.value {
             Value::U32(number) => Some(i64::from(number)),
             Value::I32(number) => Some(i64::from(number)),
@@ -55,8 +161,7 @@ impl Problem {
 }
 
 /// How long the work-groups of a problem take.
-#[derive(Debug, Default)]
-pub struct Pace {
+struct Pace<P> {
     /// The work-groups of the part that was measured last.
     groups: usize,
     /// What each of them took, in seconds: of few, which do not fill the device, more.
@@ -64,12 +169,18 @@ pub struct Pace {
     /// How many parts were measured.
     measured: u32,
     /// One that is running, whose time is to be looked at when it is over.
-    running: Option<(usize, Arc<Event>)>,
+    running: Option<(usize, P)>,
 }
 
-impl Pace {
+impl<P> Default for Pace<P> {
+    fn default() -> Self {
+        Self { groups: 0, seconds_each: 0.0, measured: 0, running: None }
+    }
+}
+
+impl<P: Timed + Clone> Pace<P> {
     /// The most work-groups that the next part may have.
-    pub fn most(&self, limit: &LaunchLimit) -> usize {
+    fn most(&self, limit: &LaunchLimit) -> usize {
         if self.measured == 0 {
             return limit.least_groups.max(1);
         }
@@ -81,12 +192,12 @@ impl Pace {
     }
 
     /// Whether a part of so many work-groups is to be measured before the next one is made.
-    pub fn is_unsure_of(&self, groups: usize) -> bool {
+    fn is_unsure_of(&self, groups: usize) -> bool {
         self.measured < MEASURED_AT_LEAST || groups > self.groups.saturating_mul(FAMILIAR)
     }
 
     /// Takes in what a part of so many work-groups took.
-    pub fn learn(&mut self, groups: usize, time: Duration) {
+    fn learn(&mut self, groups: usize, time: Duration) {
         let each = time.as_secs_f64() / groups as f64;
         let is_first = self.measured < MEASURED_AT_LEAST;
         self.seconds_each = if self.measured == 0 {
@@ -106,17 +217,16 @@ impl Pace {
 
     /// Has the time of a part that was queued looked at later, if it says something: the last one of
     /// a grid may be small, and leaves the device idle.
-    pub fn expect(&mut self, groups: usize, most: usize, event: &Arc<Event>) {
+    fn expect(&mut self, groups: usize, most: usize, part: &P) {
         if self.running.is_none() && (groups >= self.groups || 2 * groups >= most) {
-            self.running = Some((groups, Arc::clone(event)));
+            self.running = Some((groups, part.clone()));
         }
     }
 
     /// Takes in the time of a part that is over by now.
-    pub fn look(&mut self, has_clock: bool) {
-        if let Some((groups, event)) = self.running.take_if(|(_, event)| event.is_over())
-            && has_clock
-            && let Some(time) = event.elapsed()
+    fn look(&mut self) {
+        if let Some((groups, part)) = self.running.take_if(|(_, part)| part.is_over())
+            && let Some(time) = part.elapsed()
         {
             self.learn(groups, time);
         }
@@ -125,7 +235,7 @@ impl Pace {
 
 /// The next part of a grid of which `done` work-groups, the first axis fastest, are launched: where it
 /// starts, and a box of at most `most` work-groups, whole rows and slices where they are at hand.
-pub fn next(grid: [usize; 3], done: usize, most: usize) -> ([usize; 3], [usize; 3]) {
+fn next(grid: [usize; 3], done: usize, most: usize) -> ([usize; 3], [usize; 3]) {
     let [row, rows, slices] = grid;
     let slice = row * rows;
     let start @ [x, y, z] = [done % row, done / row % rows, done / slice];
@@ -143,6 +253,21 @@ pub fn next(grid: [usize; 3], done: usize, most: usize) -> ([usize; 3], [usize; 
 mod tests {
     use super::*;
     use crate::kernel::KERNELS;
+
+    /// Where nothing is queued.
+    impl Timed for () {
+        fn is_over(&self) -> bool {
+            true
+        }
+
+        fn elapsed(&self) -> Option<Duration> {
+            None
+        }
+
+        fn span(&self) -> Option<Range<Duration>> {
+            None
+        }
+    }
 
     /// The parts of a grid, each of at most `most` work-groups.
     fn parts(grid: [usize; 3], most: usize) -> Vec<([usize; 3], [usize; 3])> {
@@ -194,7 +319,7 @@ mod tests {
         let limit = LaunchLimit { longest: Duration::from_millis(20), least_groups: 36 };
         // Up to four work-groups run on a compute unit at once.
         let took = |groups| time(groups, 144, Duration::from_micros(300));
-        let mut pace = Pace::default();
+        let mut pace = Pace::<()>::default();
         let (mut measured, mut most) = (0, 0);
         for _ in 0..40 {
             most = pace.most(&limit);
@@ -211,7 +336,7 @@ mod tests {
     #[test]
     fn a_part_is_never_less_than_what_runs_at_once() {
         let limit = LaunchLimit { longest: Duration::from_millis(1), least_groups: 36 };
-        let mut pace = Pace::default();
+        let mut pace = Pace::<()>::default();
         for _ in 0..4 {
             assert_eq!(pace.most(&limit), 36);
             pace.learn(36, Duration::from_millis(50));
@@ -221,7 +346,7 @@ mod tests {
     #[test]
     fn what_the_first_launch_of_a_program_takes_is_forgotten() {
         let limit = LaunchLimit { longest: Duration::from_millis(20), least_groups: 4 };
-        let mut pace = Pace::default();
+        let mut pace = Pace::<()>::default();
         pace.learn(4, Duration::from_secs(3));
         assert!(pace.is_unsure_of(4));
         pace.learn(4, Duration::from_micros(400));
@@ -232,7 +357,7 @@ mod tests {
     #[test]
     fn a_card_that_slows_down_gets_smaller_parts_at_once_and_larger_ones_later() {
         let limit = LaunchLimit { longest: Duration::from_millis(20), least_groups: 4 };
-        let mut pace = Pace::default();
+        let mut pace = Pace::<()>::default();
         for _ in 0..3 {
             pace.learn(1000, Duration::from_millis(10));
         }
