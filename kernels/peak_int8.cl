@@ -17,33 +17,16 @@
 #ifndef ACCUMULATORS
 #define ACCUMULATORS 8  // sums of a work-item
 #endif
-#ifndef DOT
-#define DOT 0           // 1: the compiler's own dot product of four bytes, which not every one has
-#endif
-
-// sum + the dot product of the four signed bytes of `a` and `b`. Products of bytes fit 24 bits.
-INLINE int dot4(const uint a, const uint b, const int sum)
-{
-    const char4 left = as_char4(a);
-    const char4 right = as_char4(b);
-#if DOT
-    return sum + dot(left, right);
-#else
-    return mad24((int)left.s0, (int)right.s0, mad24((int)left.s1, (int)right.s1,
-           mad24((int)left.s2, (int)right.s2, mad24((int)left.s3, (int)right.s3, sum))));
-#endif
-}
 
 #if VECTOR == 1
 #define UINTS uint
 #define INTS int
-#define DOT4 dot4
+#define dot4_words dot4_i8
 INLINE UINTS load_words(__global const uint *p, const size_t i) { return p[i]; }
 INLINE void store_words(__global float *p, const size_t i, const INTS v) { p[i] = (float)v; }
 #else
 #define UINTS WORD(uint, VECTOR)
 #define INTS WORD(int, VECTOR)
-#define DOT4 dot4_words
 INLINE UINTS load_words(__global const uint *p, const size_t i) { return WORD(vload, VECTOR)(0, p + i); }
 INLINE void store_words(__global float *p, const size_t i, const INTS v)
 {
@@ -85,7 +68,7 @@ void peak_int8(__global const uint *x,
         for (uint turn = 0; turn < turns; turn++) {
 #pragma unroll
             for (uint a = 0; a < ACCUMULATORS; a++)
-                sums[a] = DOT4(left, right[a], sums[a]);
+                sums[a] = dot4_words(left, right[a], sums[a]);
             left += (UINTS)(increment);
         }
         INTS sum = sums[0];
@@ -99,7 +82,7 @@ void peak_int8(__global const uint *x,
         int sum = 0;
         for (uint a = 0; a < ACCUMULATORS; a++)
             for (uint turn = 0; turn < turns; turn++)
-                sum = dot4(x[i] + turn * increment, x[i] * (2 * a + 1), sum);
+                sum = dot4_i8(x[i] + turn * increment, x[i] * (2 * a + 1), sum);
         y[i] = (float)(sum & 0xffff);
     }
 }

@@ -67,6 +67,23 @@ INLINE float group_sum_of_waves(const float value, __local float *scratch, const
 #define group_sum group_sum_of_waves
 #endif
 
+// The word of dot4.h: four products of signed bytes, added to a sum of 32 bits.
+#ifdef HAS_SDOT4 // v_dot4_i32_i8 or v_dot4c_i32_i8, from gfx906 to gfx10
+#define DOT4
+INLINE int dot4_i8(const int a, const int b, const int sum)
+{
+    return __builtin_amdgcn_sdot4(a, b, sum, false);
+}
+#endif
+
+#ifdef HAS_SUDOT4 // v_dot4_i32_iu8, from gfx11 on: each side is said to be signed
+#define DOT4
+INLINE int dot4_i8(const int a, const int b, const int sum)
+{
+    return __builtin_amdgcn_sudot4(true, a, true, b, sum, false);
+}
+#endif
+
 // The words of matrix.h. Where a unit would deal sums out in another order than they are
 // stored in, it is given the weights' outputs in another order.
 #if defined(HAS_WMMA_GFX11) || defined(HAS_WMMA_GFX12) || defined(HAS_MFMA)

@@ -23,36 +23,55 @@ struct Section {
     builtin: &'static str,
     /// A kernel that uses all of it.
     trial: &'static str,
-    /// Whether it multiplies fragments: a device takes one such section.
-    of_matrix_units: bool,
+    kind: Kind,
+}
+
+/// What a section's words compute. A device takes one section of each kind.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Sums,
+    DotProducts,
+    Fragments,
 }
 
 /// The first is of every device that has any of the others: where it is refused, none of them is
 /// tried.
-const SECTIONS: [Section; 4] = [
+const SECTIONS: [Section; 6] = [
     Section {
         name: "HAS_DPP",
         builtin: "__builtin_amdgcn_update_dpp",
         trial: SUM,
-        of_matrix_units: false,
+        kind: Kind::Sums,
+    },
+    Section {
+        name: "HAS_SUDOT4",
+        builtin: "__builtin_amdgcn_sudot4",
+        trial: DOT_PRODUCT,
+        kind: Kind::DotProducts,
+    },
+    Section {
+        name: "HAS_SDOT4",
+        builtin: "__builtin_amdgcn_sdot4",
+        trial: DOT_PRODUCT,
+        kind: Kind::DotProducts,
     },
     Section {
         name: "HAS_WMMA_GFX12",
         builtin: "__builtin_amdgcn_wmma_f32_16x16x16_f16_w32_gfx12",
         trial: PRODUCT,
-        of_matrix_units: true,
+        kind: Kind::Fragments,
     },
     Section {
         name: "HAS_WMMA_GFX11",
         builtin: "__builtin_amdgcn_wmma_f32_16x16x16_f16_w32",
         trial: PRODUCT,
-        of_matrix_units: true,
+        kind: Kind::Fragments,
     },
     Section {
         name: "HAS_MFMA",
         builtin: "__builtin_amdgcn_mfma_f32_16x16x16f16",
         trial: PRODUCT,
-        of_matrix_units: true,
+        kind: Kind::Fragments,
     },
 ];
 
@@ -88,6 +107,14 @@ __kernel __attribute__((reqd_work_group_size(64, 1, 1))) void trial(__global flo
 }
 ";
 
+const DOT_PRODUCT: &str = "
+__kernel void trial(__global int *y)
+{
+    const uint i = 3 * get_global_id(0);
+    y[i] = dot4_i8(y[i], y[i + 1], y[i + 2]);
+}
+";
+
 const PRODUCT: &str = "
 __kernel __attribute__((reqd_work_group_size(TEAM, 1, 1)))
 void trial(__global const ushort *x, __global float *y)
@@ -117,17 +144,19 @@ impl Words {
     /// [`TRIAL`] has come of it.
     pub fn find(mut takes: impl FnMut(&str) -> bool) -> Self {
         let mut found = Self::default();
+        let mut kinds = Vec::new();
         for (index, section) in SECTIONS.iter().enumerate() {
-            if section.of_matrix_units && found.matrix_units {
+            if kinds.contains(&section.kind) {
                 continue;
             }
             if takes(&section.program()) {
                 found.names.push(section.name);
-                found.matrix_units |= section.of_matrix_units;
+                kinds.push(section.kind);
             } else if index == 0 {
                 break;
             }
         }
+        found.matrix_units = kinds.contains(&Kind::Fragments);
         if !found.names.is_empty() {
             found.text = text(found.names.iter().copied());
         }
@@ -190,6 +219,13 @@ mod tests {
                 "of two kinds the first",
                 &["DPP", "WMMA_GFX11", "MFMA"],
                 &["HAS_DPP", "HAS_WMMA_GFX11"],
+                true,
+            ),
+            ("dot products", &["DPP", "SDOT4"], &["HAS_DPP", "HAS_SDOT4"], false),
+            (
+                "of two dot products the first",
+                &["DPP", "SDOT4", "SUDOT4", "MFMA"],
+                &["HAS_DPP", "HAS_SUDOT4", "HAS_MFMA"],
                 true,
             ),
             ("none without the first", &["WMMA_GFX11"], &[], false),

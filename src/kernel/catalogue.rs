@@ -252,7 +252,7 @@ pub const KERNELS: &[Kernel] = &[
             given("DOT", 0),
         ],
         constraints: &[],
-        source: source!("peak_int8.cl"),
+        source: source!("peak_int8.cl", "dot4.h"),
     },
     Kernel {
         name: "peak_launch",
