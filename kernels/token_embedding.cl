@@ -31,8 +31,8 @@ void token_embedding(__global const uint *ids,
     const uint id = ids[index];
     const size_t first = (id / PANEL * (size_t)channels + channel) * PANEL + id % PANEL / 4 * 4;
     const float4 four = load_weight4(tokens, first);
-    const float2 two = id & 2 ? four.hi : four.lo;
-    const float token = id & 1 ? two.y : two.x;
+    const float2 two = (id & 2) ? four.hi : four.lo;
+    const float token = (id & 1) ? two.y : two.x;
     const float place = load_real(positions, (first_row + row) * (size_t)channels + channel);
     store_real(y, index * channels + channel, token + place);
 }
