@@ -146,8 +146,9 @@ mod tests {
 
     #[test]
     fn rows_in_blocks_stay_so_wherever_the_table_is() {
-        let (device, ids) = (Device::cpu(), [39, 0, 7, 7]);
+        let ids = [39, 0, 7, 7];
         for offloads in [false, true] {
+            let device = Device::cpu();
             let offloading = offloads.then(|| device.offload_weights());
             let loader = Loader::new(&device, DType::F32, &InBlocks);
             let table = Table::load(&loader, "weight", [40, 32]).unwrap();
