@@ -2,11 +2,12 @@
 //! loading included.
 //!
 //!     cargo bench --bench plan -- [--device ID]... [--dtype f32|f16]... [--model DIR]...
-//!         [--size N]... [--budget MB]... [--steps N] [--repeat N] [--drawn N]
+//!         [--size N]... [--budget MB]... [--steps N] [--repeat N] [--drawn N] [--kernels]
 //!
 //! Every combination is a row; `--drawn` takes so many drawn ones of sizes, batches, types, budgets
 //! and tilings instead. Programs are compiled, and kernels measured, before the clock starts. The
-//! best of the runs counts: whatever disturbs one makes it slower.
+//! best of the runs counts: whatever disturbs one makes it slower. `--kernels` has one more run, with a
+//! profile, and says for each stage and kernel what was predicted and what it took.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,10 @@ use std::time::Instant;
 
 use clap::Parser;
 use ellesmere::models::{ModelFiles, Variant};
-use ellesmere::pipeline::{LoadOptions, Pipeline, Progress, Request, VaeTiling};
+use ellesmere::pipeline::{
+    KernelTimes, LoadOptions, Pipeline, PlanTimes, Progress, Request, StageTimes, VaeTiling,
+};
+use ellesmere::profile::Report;
 use ellesmere::{DType, Device, DeviceOptions, Error, Result};
 
 #[derive(Parser)]
@@ -43,6 +47,9 @@ struct Options {
     /// Draw so many rows
     #[arg(long, value_name = "N")]
     drawn: Option<u64>,
+    /// Say what was predicted and measured of each stage and kernel
+    #[arg(long)]
+    kernels: bool,
     /// Given by `cargo bench`
     #[arg(long, hide = true)]
     bench: bool,
@@ -164,7 +171,7 @@ fn measure(row: &Row, options: &Options, summary: &mut Summary) -> Result<()> {
     let go_on = &mut |_: &Progress| ControlFlow::Continue(());
     let device_options = DeviceOptions { budget_bytes: *budget_bytes, ..DeviceOptions::default() };
     let device = Device::open(row.device, &device_options)?;
-    let (load, mut plan) = match LoadOptions::fitting(&device, files, *dtype, request) {
+    let (load_options, mut plan) = match LoadOptions::fitting(&device, files, *dtype, request) {
         Err(Error::Budget { .. }) => {
             summary.refused += 1;
             return Ok(());
@@ -178,7 +185,7 @@ fn measure(row: &Row, options: &Options, summary: &mut Summary) -> Result<()> {
         device.memory().trim();
         device.memory().reset_peaks();
         let start = Instant::now();
-        let pipeline = Pipeline::load(&device, files, *dtype, &load)?;
+        let pipeline = Pipeline::load(&device, files, *dtype, &load_options)?;
         let loaded = start.elapsed().as_secs_f64();
         pipeline.generate(request, go_on)?;
         let all = start.elapsed().as_secs_f64();
@@ -208,5 +215,38 @@ fn measure(row: &Row, options: &Options, summary: &mut Summary) -> Result<()> {
     let [load, draw] = parts;
     let (load_plan, draw_plan) = (predicted.load_seconds, predicted.drawing_seconds);
     println!("{:48} loading {load_plan:.2} {load:.2}, drawing {draw_plan:.2} {draw:.2}", "");
+    if options.kernels {
+        let pipeline = Pipeline::load(&device, files, *dtype, &load_options)?;
+        device.profile().set_enabled(true);
+        pipeline.generate(request, go_on)?;
+        device.profile().set_enabled(false);
+        compare(&predicted, &device.profile().report());
+    }
     Ok(())
+}
+
+/// Seconds by stage and by kernel, predicted and measured. A profile waits for the device at the end
+/// of each stage, so that a run with one takes somewhat longer.
+fn compare(predicted: &PlanTimes, report: &Report) {
+    for times in &predicted.stages {
+        let rows = report.stages.iter().filter(|row| row.name == times.stage && row.depth == 0);
+        let (host, device) = rows.fold((0.0, 0.0), |(host, device), row| {
+            (host + row.host.as_secs_f64(), device + row.device.as_secs_f64())
+        });
+        let StageTimes { stage, launch_seconds, host_seconds, transfer_seconds, .. } = times;
+        println!(
+            "  {stage:24} {:8.3} {host:8.3}: launches {launch_seconds:.3} {device:.3}, host \
+             {host_seconds:.3}, transfers {transfer_seconds:.3}, weights {:.3}",
+            times.seconds(),
+            times.weight_seconds
+        );
+    }
+    for KernelTimes { kernel, launches, seconds } in &predicted.kernels {
+        let rows = report.kernels.iter().filter(|row| row.name == *kernel);
+        let measured: f64 = rows.map(|row| row.device.as_secs_f64()).sum();
+        println!(
+            "  {kernel:24} {seconds:8.3} {measured:8.3} {:6.2}  {launches} launches",
+            seconds / measured
+        );
+    }
 }

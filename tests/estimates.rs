@@ -164,46 +164,64 @@ fn the_quickest_placement_is_taken_and_its_rungs_are_told() {
 }
 
 #[test]
-fn what_is_recommended_fits_and_one_more_picture_does_not() {
+fn what_is_recommended_holds_what_was_predicted_and_no_more_pictures_fit_than_that() {
     let files = demo::files();
-    for budget_bytes in [60_000_000, 20_000_000] {
-        let options = DeviceOptions { budget_bytes: Some(budget_bytes), ..Default::default() };
-        for device in quick_devices(&options) {
-            let told = recommend(&device, &files, &small(), &mut go_on).unwrap();
-            assert_eq!((told.size, told.budget_bytes), ([64, 64], budget_bytes));
-            let types: Vec<&str> = told.choices.iter().map(|choice| &*choice.dtype).collect();
-            assert!(types.contains(&"f16"), "{types:?}");
-            let seconds = |choice: &Choice| choice.picture_seconds;
-            let best = &told.choices[told.recommended];
-            assert!(told.choices.iter().all(|choice| seconds(choice) >= seconds(best)));
-            assert!(told.to_string().contains("\n->"), "{told}");
+    let base = LoadOptions::for_request(&small());
+    let mut shares = 0;
+    let budget_bytes = 20_000_000;
+    let options = DeviceOptions { budget_bytes: Some(budget_bytes), ..Default::default() };
+    for device in quick_devices(&options) {
+        let told = recommend(&device, &files, &base, &small(), &mut go_on).unwrap();
+        assert_eq!((told.size, told.budget_bytes), ([64, 64], budget_bytes));
+        let seconds = |choice: &Choice| choice.picture_seconds;
+        let best = &told.choices[told.recommended];
+        assert!(told.choices.iter().all(|choice| seconds(choice) >= seconds(best)));
+        assert!(told.to_string().contains("\n->"), "{told}");
 
-            let dtype = best.dtype.parse().unwrap();
-            let request = Request { count: best.count, ..small() };
-            let offload = best.offload.iter().copied().collect();
-            let load = LoadOptions { offload, ..LoadOptions::for_request(&request) };
-            let pipeline = Pipeline::load(&device, &files, dtype, &load).unwrap();
-            let pictures = pipeline.generate(&request, &mut go_on).unwrap();
-            assert_eq!(pictures.len(), best.count);
-            assert_eq!(device.memory_stats().peak_held_bytes, best.peak_bytes);
-            if best.count < 64 {
-                let more = Request { count: best.count + 1, ..request };
-                let planned = Pipeline::plan(&device, &files, dtype, &load, &more);
-                assert!(matches!(planned, Err(Error::OutOfMemory { .. })));
+        for dtype in DType::ALL {
+            let of_type = |choice: &&Choice| choice.dtype == dtype.name();
+            let choices: Vec<&Choice> = told.choices.iter().filter(of_type).collect();
+            let counts: Vec<usize> = choices.iter().map(|choice| choice.count).collect();
+            assert!(counts.is_sorted() && counts[0] == 1, "{counts:?}");
+            let most = *counts.last().unwrap();
+            if most < 64 {
+                let more = Request { count: most + 1, ..small() };
+                let fitted = base.fitted(&device, &files, dtype, &more);
+                assert!(matches!(fitted, Err(Error::Budget { .. })), "{dtype} {counts:?}");
             }
+            // What the load would do by itself, and the one with the most pictures.
+            for choice in [choices[0], choices[choices.len() - 1], best].into_iter() {
+                let request = Request { count: choice.count, ..small() };
+                let load = choice.load_options(&base);
+                shares += usize::from(!load.resident_permille.is_empty());
+                let dtype = choice.dtype.parse().unwrap();
+                device.memory().trim();
+                device.memory().reset_peaks();
+                let pipeline = Pipeline::load(&device, &files, dtype, &load).unwrap();
+                let pictures = pipeline.generate(&request, &mut go_on).unwrap();
+                assert_eq!(pictures.len(), choice.count);
+                let peak_bytes = device.memory_stats().peak_held_bytes;
+                assert_eq!(peak_bytes, choice.peak_bytes, "{choice:?}");
+            }
+            let one = Request { count: 1, ..small() };
+            let (load, plan) = base.fitted(&device, &files, dtype, &one).unwrap();
+            let alone = choices[0];
+            assert_eq!((load, plan.peak_bytes), (alone.load_options(&base), alone.peak_bytes));
         }
     }
+    assert!(shares > 0, "some weights of a component fit, and not all");
 }
 
 #[test]
 fn where_nothing_fits_the_least_budget_is_told() {
     let options = DeviceOptions { budget_bytes: Some(1_000_000), ..Default::default() };
-    let error =
-        recommend(&Device::cpu_with(&options), &demo::files(), &small(), &mut go_on).unwrap_err();
+    let base = LoadOptions::default();
+    let recommended =
+        |device: &Device| recommend(device, &demo::files(), &base, &small(), &mut go_on);
+    let error = recommended(&Device::cpu_with(&options)).unwrap_err();
     let Error::Budget { budget_bytes: 1_000_000, least_bytes } = error else { panic!("{error}") };
     let options = DeviceOptions { budget_bytes: Some(least_bytes), ..Default::default() };
-    let told =
-        recommend(&Device::cpu_with(&options), &demo::files(), &small(), &mut go_on).unwrap();
+    let told = recommended(&Device::cpu_with(&options)).unwrap();
     let smallest = |choice: &Choice| choice.dtype == "f16" && choice.offload == Component::ALL;
     assert!(told.choices.iter().all(smallest), "{told}");
 }

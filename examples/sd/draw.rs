@@ -11,7 +11,7 @@ use ellesmere::io::png::{self, Parameters};
 use ellesmere::models::{ModelFiles, Variant};
 use ellesmere::ops::Products;
 use ellesmere::pipeline::{
-    InitImage, LoadOptions, OffloadTo, Picture, Pipeline, Plan, Request, recommend,
+    InitImage, LoadOptions, OffloadTo, Picture, Pipeline, Plan, Progress, Request, recommend,
 };
 use ellesmere::{DType, Device, DeviceOptions, Error, Result, knob};
 use serde_json::json;
@@ -81,9 +81,15 @@ pub fn draw(arguments: &Arguments) -> Result<()> {
     };
     request.init_image = init_image(arguments, &files)?;
 
+    let base = LoadOptions {
+        offload_threshold_bytes: (arguments.offload_threshold * 1e6) as u64,
+        offload_to: arguments.offload_to,
+        ..LoadOptions::for_request(&request)
+    };
     if arguments.recommend {
         let told = observed(|display| {
-            recommend(&device, &files, &request, &mut |progress| display.observe(progress))
+            let observe = &mut |progress: &Progress| display.observe(progress);
+            recommend(&device, &files, &base, &request, observe)
         })?;
         match arguments.json {
             true => println!("{}", json!(told)),
@@ -91,11 +97,6 @@ pub fn draw(arguments: &Arguments) -> Result<()> {
         }
         return Ok(());
     }
-    let base = LoadOptions {
-        offload_threshold_bytes: (arguments.offload_threshold * 1e6) as u64,
-        offload_to: arguments.offload_to,
-        ..LoadOptions::for_request(&request)
-    };
     let (load, mut plan) = match &arguments.offload {
         Offload::Auto if arguments.allow_quantize => {
             base.fitted_in_fewer_bits(&device, &mut files, dtype, &request)?

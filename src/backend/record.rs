@@ -12,7 +12,7 @@ use crate::{DType, Result};
 mod stages;
 
 use stages::Log;
-pub use stages::{Moved, RecordedLaunch, RecordedStage, RecordedValue};
+pub use stages::{CopiedWeights, Moved, RecordedLaunch, RecordedStage, RecordedValue};
 
 /// What a dry run saw.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -94,14 +94,14 @@ impl Record {
         (log.launches.clone(), log.stages.clone())
     }
 
-    /// Opens a stage, after so many bytes of weights were copied from the host.
-    pub(crate) fn open_stage(&self, name: &'static str, weight_bytes: u64) {
-        self.log().open(name, weight_bytes);
+    /// Opens a stage, after so much was copied of weights.
+    pub(crate) fn open_stage(&self, name: &'static str, weights: CopiedWeights) {
+        self.log().open(name, weights);
     }
 
     /// Closes the stage that was opened last.
-    pub(crate) fn close_stage(&self, weight_bytes: u64) {
-        self.log().close(weight_bytes);
+    pub(crate) fn close_stage(&self, weights: CopiedWeights) {
+        self.log().close(weights);
     }
 
     /// Notes that the kernel of `problem` is now to be launched for its class: the launches of

@@ -56,8 +56,8 @@ impl TransferRate {
 
 /// A launch is repeated for so long, in rounds, and for a few rounds at least.
 const TIME: Duration = Duration::from_millis(30);
-const MOST_ROUNDS: usize = 8;
-const LEAST_ROUNDS: usize = 2;
+const MOST_ROUNDS: usize = 9;
+const LEAST_ROUNDS: usize = 3;
 /// Launches shorter than this are measured once more when all have been: what disturbs the machine
 /// for a moment is over then.
 const SHORT_SECONDS: f64 = 0.05;
@@ -65,8 +65,16 @@ const SHORT_SECONDS: f64 = 0.05;
 /// part of its time.
 const ROUND: Duration = Duration::from_millis(4);
 const MOST_LAUNCHES: u32 = 64;
+/// What kernels call the weights. A model uses each once and then so many others that it has left the
+/// caches when it is used again; so launches in a row each have their own, as many as that takes.
+const WEIGHTS: &str = "weights";
+const MOST_WEIGHTS: u64 = 32;
+const CACHED_BYTES: u64 = 64 << 20;
 /// The small and the large transfer from which rates follow.
 const TRANSFERS: [u64; 2] = [64 << 10, 16 << 20];
+/// Of so much at once no allocator keeps what was given back: its memory is fresh. Where there is no
+/// room for it, the large transfer has to do.
+const FRESH_BYTES: u64 = 40 << 20;
 const TRANSFER_RUNS: usize = 7;
 
 impl Device {
@@ -134,24 +142,54 @@ impl Device {
         for bytes in TRANSFERS {
             bench.measure_transfers(bytes, &self.inner.timings)?;
         }
+        match bench.measure_fresh(FRESH_BYTES, &self.inner.timings) {
+            Ok(()) | Err(Error::OutOfMemory { .. }) => {}
+            Err(error) => return Err(error),
+        }
         self.inner.timings.keep();
         Ok(self.known_rates().expect("all transfers were measured"))
     }
 
     /// What is known of [`Device::transfer_rates`].
     pub fn known_rates(&self) -> Option<TransferRates> {
-        let rate = |kind: &str| {
-            let [small, large] =
-                TRANSFERS.map(|bytes| self.inner.timings.get(&transfer_key(kind, bytes)));
-            let times = [(TRANSFERS[0], small?), (TRANSFERS[1], large?)];
-            Some(TransferRate::between(times))
+        let time = |kind: &str, bytes: u64| {
+            let seconds = self.inner.timings.get(&transfer_key(kind, bytes))?;
+            Some((bytes, seconds))
         };
+        let [small, large] = TRANSFERS;
+        let rate =
+            |kind: &str| Some(TransferRate::between([time(kind, small)?, time(kind, large)?]));
+        let fresh = time("allocate", FRESH_BYTES).or_else(|| time("allocate", large))?;
         Some(TransferRates {
             write: rate("write")?,
             read: rate("read")?,
             copy: rate("copy")?,
-            allocate: rate("allocate")?,
+            allocate: TransferRate::between([time("allocate", small)?, fresh]),
         })
+    }
+
+    /// What is known of `key`, or else the seconds that `measure` finds, which are remembered.
+    ///
+    /// # Errors
+    ///
+    /// Those of `measure`.
+    pub(crate) fn remembered(
+        &self,
+        key: &str,
+        measure: impl FnOnce() -> Result<f64>,
+    ) -> Result<f64> {
+        if let Some(known) = self.known(key) {
+            return Ok(known);
+        }
+        let seconds = measure()?;
+        self.inner.timings.put(key.to_owned(), seconds);
+        self.inner.timings.keep();
+        Ok(seconds)
+    }
+
+    /// What [`Device::remembered`] remembers.
+    pub(crate) fn known(&self, key: &str) -> Option<f64> {
+        self.inner.timings.get(key)
     }
 
     /// Where the device keeps what it finds between runs, if anywhere.
@@ -193,19 +231,22 @@ impl Device {
         }
     }
 
-    /// The least of some rounds, each the mean of launches in a row: whatever disturbs one makes it
-    /// slower.
+    /// The median of some rounds, each the mean of launches in a row.
     fn measure(&self, recorded: &RecordedLaunch) -> Result<f64> {
         let backend = self.backend();
         let program = self.inner.programs.get(backend, recorded.program.clone())?;
         let blocks = self.buffers(recorded)?;
-        let arguments = arguments(recorded, &blocks);
+        let others = self.other_weights(recorded)?;
+        let in_turn: Vec<Vec<Argument>> = std::iter::once(None)
+            .chain(others.iter().map(Some))
+            .map(|weights| arguments(recorded, &blocks, weights))
+            .collect();
+        let mut in_turn = in_turn.iter().cycle();
         let (groups, local) = (recorded.groups, recorded.local);
-        let launch = Launch { arguments: &arguments, groups, local };
-        let run = |count: u32| {
+        let mut run = |count: u32| {
             let start = Instant::now();
-            for _ in 0..count {
-                drop(backend.launch(&program, &launch)?);
+            for arguments in in_turn.by_ref().take(count as usize) {
+                drop(backend.launch(&program, &Launch { arguments, groups, local })?);
             }
             backend.finish()?;
             Ok::<_, Error>(start.elapsed() / count)
@@ -215,15 +256,13 @@ impl Device {
         let once = run(1)?;
         let fitting = ROUND.as_nanos() / once.as_nanos().max(1);
         let count = (fitting as u32).clamp(1, MOST_LAUNCHES);
-        let mut least = once;
+        let mut rounds = Vec::new();
         let begin = Instant::now();
-        for round in 0..MOST_ROUNDS {
-            if round >= LEAST_ROUNDS && begin.elapsed() > TIME {
-                break;
-            }
-            least = least.min(run(count)?);
+        while rounds.len() < LEAST_ROUNDS || rounds.len() < MOST_ROUNDS && begin.elapsed() < TIME {
+            rounds.push(run(count)?);
         }
-        Ok(least.as_secs_f64())
+        rounds.sort_unstable();
+        Ok(rounds[rounds.len() / 2].as_secs_f64())
     }
 
     /// A block for each argument that is a buffer, filled with what a kernel can compute with.
@@ -232,13 +271,39 @@ impl Device {
             let (RecordedValue::Input(bytes) | RecordedValue::Output(bytes)) = *value else {
                 return Ok(None);
             };
-            let block = self.memory().allocate(bytes, Lifetime::Resident)?;
             // Numbers of rows and the like: the first is always there.
             let is_index = recorded.program.source.contains(&format!("uint *{name}"));
-            self.fill(&block, if is_index { zeros } else { drawn })?;
-            Ok(Some(block))
+            self.filled(bytes, if is_index { zeros } else { drawn }).map(Some)
         };
         recorded.arguments.iter().map(block).collect()
+    }
+
+    /// Weights that take the place of a launch's own, as many as there is room for; none if it has no
+    /// weights.
+    fn other_weights(&self, recorded: &RecordedLaunch) -> Result<Vec<Block>> {
+        let is_weights = |(name, value): &(&str, RecordedValue)| match *value {
+            RecordedValue::Input(bytes) if *name == WEIGHTS => Some(bytes),
+            _ => None,
+        };
+        let Some(bytes) = recorded.arguments.iter().find_map(is_weights) else {
+            return Ok(Vec::new());
+        };
+        let count = CACHED_BYTES.div_ceil(bytes.max(1)).min(MOST_WEIGHTS);
+        let mut others = Vec::new();
+        for _ in 1..count {
+            match self.filled(bytes, drawn) {
+                Ok(block) => others.push(block),
+                Err(Error::OutOfMemory { .. }) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(others)
+    }
+
+    fn filled(&self, bytes: u64, piece: fn(usize) -> Vec<u8>) -> Result<Block> {
+        let block = self.memory().allocate(bytes, Lifetime::Resident)?;
+        self.fill(&block, piece)?;
+        Ok(block)
     }
 
     fn fill(&self, block: &Block, piece: fn(usize) -> Vec<u8>) -> Result<()> {
@@ -259,19 +324,9 @@ impl Device {
         let mut host = drawn(bytes as usize);
         let allocate = || self.memory().allocate(bytes, Lifetime::Resident);
         let [first, second] = [allocate()?, allocate()?];
-        let least = |run: &mut dyn FnMut() -> Result<()>| {
-            let mut least = f64::INFINITY;
-            for _ in 0..TRANSFER_RUNS {
-                let start = Instant::now();
-                run()?;
-                backend.finish()?;
-                least = least.min(start.elapsed().as_secs_f64());
-            }
-            Ok::<_, Error>(least)
-        };
-        let write = least(&mut || backend.write(first.buffer(), 0, &host))?;
+        let write = self.least(&mut || backend.write(first.buffer(), 0, &host))?;
         backend.write(second.buffer(), 0, &host)?;
-        let copy = least(&mut || {
+        let copy = self.least(&mut || {
             let (source, target) = (first.buffer(), second.buffer());
             backend.copy(&CopyRegion {
                 source,
@@ -284,18 +339,35 @@ impl Device {
                 target_pitch: 0,
             })
         })?;
-        let fresh = least(&mut || {
-            let block = allocate()?;
-            backend.write(block.buffer(), 0, &host)
-        })?;
-        let read = least(&mut || backend.read(first.buffer(), 0, &mut host))?;
-        let allocate = (fresh - write).max(0.0);
-        for (kind, seconds) in
-            [("write", write), ("copy", copy), ("read", read), ("allocate", allocate)]
-        {
+        let read = self.least(&mut || backend.read(first.buffer(), 0, &mut host))?;
+        for (kind, seconds) in [("write", write), ("copy", copy), ("read", read)] {
             timings.put(transfer_key(kind, bytes), seconds.max(1e-9));
         }
+        drop((first, second));
+        self.measure_fresh(bytes, timings)
+    }
+
+    /// What a write takes longer into memory that nobody had before.
+    fn measure_fresh(&self, bytes: u64, timings: &Timings) -> Result<()> {
+        let allocate = || self.memory().allocate(bytes, Lifetime::Resident);
+        let block = allocate()?;
+        let known = self.least(&mut || self.fill(&block, zeros))?;
+        drop(block);
+        let fresh = self.least(&mut || self.fill(&allocate()?, zeros))?;
+        timings.put(transfer_key("allocate", bytes), (fresh - known).max(1e-9));
         Ok(())
+    }
+
+    /// The least of some runs: whatever disturbs one makes it slower.
+    fn least(&self, run: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+        let mut least = f64::INFINITY;
+        for _ in 0..TRANSFER_RUNS {
+            let start = Instant::now();
+            run()?;
+            self.finish()?;
+            least = least.min(start.elapsed().as_secs_f64());
+        }
+        Ok(least)
     }
 }
 
@@ -332,13 +404,22 @@ fn transfer_key(kind: &str, bytes: u64) -> String {
     format!("{kind} of {bytes} B")
 }
 
-fn arguments<'a>(recorded: &RecordedLaunch, blocks: &'a [Option<Block>]) -> Vec<Argument<'a>> {
+/// A launch's arguments, with other weights than its own if there are any.
+fn arguments<'a>(
+    recorded: &RecordedLaunch,
+    blocks: &'a [Option<Block>],
+    weights: Option<&'a Block>,
+) -> Vec<Argument<'a>> {
     let argument =
         |(&(name, value), block): (&(&'static str, RecordedValue), &'a Option<Block>)| {
-            let buffer = || block.as_ref().expect("every buffer has its block").buffer();
+            let own = || block.as_ref().expect("every buffer has its block").buffer();
+            let input = || match weights {
+                Some(weights) if name == WEIGHTS => weights.buffer(),
+                _ => own(),
+            };
             let value = match value {
-                RecordedValue::Input(_) => Value::Input(buffer()),
-                RecordedValue::Output(_) => Value::Output(buffer()),
+                RecordedValue::Input(_) => Value::Input(input()),
+                RecordedValue::Output(_) => Value::Output(own()),
                 RecordedValue::Absent => Value::Absent,
                 RecordedValue::U32(value) => Value::U32(value),
                 RecordedValue::I32(value) => Value::I32(value),

@@ -38,6 +38,8 @@ pub struct MemoryStats {
     pub file_bytes: u64,
     /// What was copied from there, or from the host, to the device so far.
     pub copied_bytes: u64,
+    /// How much of that was made anew of what files have.
+    pub read_bytes: u64,
     /// What is parked on the host: bands of pictures.
     pub parked_bytes: u64,
     /// The most that was parked there.

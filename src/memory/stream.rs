@@ -185,8 +185,10 @@ impl MemoryManager {
         let start = Instant::now();
         let (transfer, timer) = self.backend.transfer(target, &data)?;
         let mut state = self.state();
-        state.stats.held_on_host(content.passing(bytes));
+        let passing_bytes = content.passing(bytes);
+        state.stats.held_on_host(passing_bytes);
         state.stats.copied_bytes += bytes;
+        state.stats.read_bytes += passing_bytes;
         Ok((transfer, StartedCopy { bytes, start, timer }))
     }
 

@@ -12,6 +12,15 @@ const FORMATS: [Format; 3] = [Format::Q8_0, Format::Q5_0, Format::Q4_0];
 /// within what a prediction is off by, and what is lost is certain.
 const WORTH: f64 = 0.95;
 
+/// A format, if any, and what fits in it.
+struct Chosen {
+    format: Option<Format>,
+    options: LoadOptions,
+    plan: Plan,
+    /// Of drawing.
+    seconds: f64,
+}
+
 impl LoadOptions {
     /// As [`LoadOptions::fitted`], in fewer bits ([`ModelFiles::quantize`]) where that is quicker than
     /// leaving weights on the host: q8_0, q5_0 or q4_0, each only if it makes drawing at least a
@@ -28,8 +37,23 @@ impl LoadOptions {
         dtype: DType,
         request: &Request,
     ) -> Result<(Self, Plan)> {
-        let mut best: Option<(Option<Format>, Self, Plan, f64)> = None;
-        let mut too_small = None;
+        let chosen = self.choose_bits(device, files, dtype, request);
+        // As they are stored, where none is chosen.
+        files.quantize(chosen.as_ref().ok().and_then(|chosen| chosen.format));
+        let Chosen { format, options, mut plan, .. } = chosen?;
+        plan.fewer_bits = format.map(|format| format.name().to_owned());
+        Ok((options, plan))
+    }
+
+    /// Leaves `files` in what was tried last.
+    fn choose_bits(
+        &self,
+        device: &Device,
+        files: &mut ModelFiles,
+        dtype: DType,
+        request: &Request,
+    ) -> Result<Chosen> {
+        let (mut best, mut too_small): (Option<Chosen>, _) = (None, None);
         for format in std::iter::once(None).chain(FORMATS.map(Some)) {
             files.quantize(format);
             let (options, mut plan) = match self.fitted(device, files, dtype, request) {
@@ -37,31 +61,18 @@ impl LoadOptions {
                     too_small = Some(error);
                     continue;
                 }
-                Err(error) => {
-                    files.quantize(None);
-                    return Err(error);
-                }
-                Ok(fitted) => fitted,
+                fitted => fitted?,
             };
             let has_room = plan.copied_bytes == 0;
             let seconds = plan.estimate(device).drawing_seconds;
-            if best.as_ref().is_none_or(|(.., least)| seconds < WORTH * least) {
-                best = Some((format, options, plan, seconds));
+            if best.as_ref().is_none_or(|best| seconds < WORTH * best.seconds) {
+                best = Some(Chosen { format, options, plan, seconds });
             }
             // Even fewer bits would bring no more.
             if has_room {
                 break;
             }
         }
-        let (format, options, mut plan) = match best {
-            Some((format, options, plan, _)) => (format, options, plan),
-            None => {
-                files.quantize(None);
-                return Err(too_small.expect("it fits or it does not"));
-            }
-        };
-        files.quantize(format);
-        plan.fewer_bits = format.map(|format| format.name().to_owned());
-        Ok((options, plan))
+        best.ok_or_else(|| too_small.expect("it fits or it does not"))
     }
 }

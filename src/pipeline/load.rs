@@ -73,6 +73,12 @@ impl LoadOptions {
         options
     }
 
+    /// The same with all weights on the host.
+    pub(super) fn all_offloaded(&self) -> Self {
+        let offload = Component::ALL.into();
+        Self { offload, resident_permille: BTreeMap::new(), ..self.clone() }
+    }
+
     /// All that a request needs, on the device.
     pub fn for_request(request: &Request) -> Self {
         Self { vae_encoder: request.init_image.is_some(), ..Self::default() }

@@ -21,6 +21,7 @@ mod ladder;
 mod layout;
 mod load;
 mod plan;
+mod rates;
 mod recommend;
 mod rehearsal;
 mod request;
@@ -45,7 +46,7 @@ use rungs::{Ladder, Ways};
 pub use rungs::{Part, Rung};
 pub use tiling::VaeTiling;
 use tiling::{Half, Tiles, TilesOfHalf};
-pub use time::{PlanTimes, StageTimes, TimesBasis};
+pub use time::{KernelTimes, PlanTimes, StageTimes, TimesBasis};
 
 use crate::device::Device;
 use crate::models::{

@@ -1,23 +1,20 @@
 //! How long a plan takes: the sum over its launches of what each was measured to take.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
-use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use super::ladder::Steps;
+use super::rates::Rates;
 use super::{LoadOptions, Observer, Plan, Progress, Request, tell};
 use crate::backend::record::{RecordedLaunch, RecordedStage};
 use crate::bench::peak::Peaks;
-use crate::device::{Device, OffloadTo, TransferRate, TransferRates};
+use crate::device::{Device, TransferRates};
 use crate::hardware::Preset;
 use crate::info::{DeviceInfo, DeviceKind};
-use crate::models::{ModelFiles, UNet};
-use crate::nn::{Loader, TensorSource};
-use crate::ops::Weights;
-use crate::{DType, Error, Result};
+use crate::models::ModelFiles;
+use crate::{DType, Result};
 
 /// How long a request takes, predicted. Programs are taken to be compiled already, and transfers not
 /// to overlap with launches. Prints as lines of a table.
@@ -25,6 +22,8 @@ use crate::{DType, Error, Result};
 pub struct PlanTimes {
     /// What is done in turn, in the order in which it begins.
     pub stages: Vec<StageTimes>,
+    /// The launches of all stages, the longest first.
+    pub kernels: Vec<KernelTimes>,
     /// Reading the weights and bringing them into the form in which kernels read them.
     pub load_seconds: f64,
     /// A call of the UNet, on average.
@@ -44,6 +43,8 @@ pub struct StageTimes {
     pub stage: &'static str,
     /// Launches, and copies on the device.
     pub launch_seconds: f64,
+    /// What the host does for launches, as far as the device does nothing meanwhile.
+    pub host_seconds: f64,
     /// Writes and reads of activations, also of what is parked on the host, and fresh memory.
     pub transfer_seconds: f64,
     /// Copies of weights that are on the host.
@@ -53,8 +54,19 @@ pub struct StageTimes {
 impl StageTimes {
     /// The sum.
     pub fn seconds(&self) -> f64 {
-        self.launch_seconds + self.transfer_seconds + self.weight_seconds
+        self.launch_seconds + self.host_seconds + self.transfer_seconds + self.weight_seconds
     }
+}
+
+/// How long the launches of a kernel take.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct KernelTimes {
+    /// Its name.
+    pub kernel: &'static str,
+    /// How many.
+    pub launches: u64,
+    /// All of them together.
+    pub seconds: f64,
 }
 
 /// Where the times of launches come from.
@@ -102,10 +114,9 @@ impl Plan {
         device.measure_seconds(&launches, |done, total| {
             tell(observer, &Progress::Timing { done, total })
         })?;
-        know_rates(device)?;
-        let loading = seconds_per_byte(device, files, self.dtype.parse()?)?;
+        let rates = Rates::measured(device, files, self.dtype.parse()?)?;
         for plan in std::iter::once(&mut *self).chain(steps.plans()) {
-            plan.times = Some(times(plan, device, loading, &[]));
+            plan.times = Some(times(plan, device, rates, &[]));
         }
         self.ladder = steps.taken();
         Ok(self.times.as_ref().expect("it was predicted just now"))
@@ -114,67 +125,71 @@ impl Plan {
     /// As [`Plan::time`], at once: nothing is measured, and what was never measured is estimated from
     /// its work. [`Plan::ladder`] stays as it is.
     pub fn estimate(&mut self, device: &Device) -> &PlanTimes {
-        self.estimate_like(device, 1.0 / USUAL_LOAD_B_S, &[])
+        self.estimate_like(device, Rates::known(device), &[])
     }
 
-    /// As [`Plan::estimate`], given what loading a byte takes and launches that are like these.
+    /// As [`Plan::estimate`], given what else takes time and launches that are like these.
     pub(super) fn estimate_like(
         &mut self,
         device: &Device,
-        loading: f64,
+        rates: Rates,
         like: &[RecordedLaunch],
     ) -> &PlanTimes {
-        let times = times(self, device, loading, like);
+        let times = times(self, device, rates, like);
         self.times.insert(times)
     }
 }
 
-/// Has transfers measured, if there is room.
-pub(super) fn know_rates(device: &Device) -> Result<()> {
-    match device.transfer_rates() {
-        Ok(_) | Err(Error::OutOfMemory { .. }) => Ok(()),
-        Err(error) => Err(error),
+/// The seconds of each launch: what is known, and estimates of the rest, like `like` as far as that is
+/// known.
+struct Seconds {
+    of_launches: Vec<f64>,
+    estimated: usize,
+    from: &'static str,
+}
+
+impl Seconds {
+    fn of(device: &Device, launches: &[RecordedLaunch], like: &[RecordedLaunch]) -> Self {
+        let known = device.known_seconds(launches);
+        let mut speed = Speed::of(device);
+        speed.learn(launches, &known);
+        speed.learn(like, &device.known_seconds(like));
+        let seconds = launches.iter().zip(&known);
+        let seconds = seconds.map(|(launch, known)| known.unwrap_or_else(|| speed.seconds(launch)));
+        Self {
+            of_launches: seconds.collect(),
+            estimated: known.iter().filter(|seconds| seconds.is_none()).count(),
+            from: speed.from(),
+        }
     }
 }
 
-/// What transfers take where nobody has measured it.
-const USUAL_RATES: TransferRates = TransferRates {
-    write: USUAL_RATE,
-    read: USUAL_RATE,
-    copy: TransferRate { latency_seconds: 1e-5, gb_s: 20.0 },
-    allocate: TransferRate { latency_seconds: 1e-5, gb_s: 5.0 },
-};
-const USUAL_RATE: TransferRate = TransferRate { latency_seconds: 2e-5, gb_s: 6.0 };
-/// How many bytes of weights are read and packed in a second, where nobody has measured it.
-const USUAL_LOAD_B_S: f64 = 1e9;
+/// Those of `launches` that take less than a quarter of a second, as far as `like` tells.
+pub(super) fn within_reach(
+    device: &Device,
+    launches: &[RecordedLaunch],
+    like: &[RecordedLaunch],
+) -> Vec<RecordedLaunch> {
+    let Seconds { of_launches, .. } = Seconds::of(device, launches, like);
+    let all = launches.iter().zip(of_launches);
+    all.filter(|(_, seconds)| *seconds < 0.25).map(|(launch, _)| launch.clone()).collect()
+}
 
-/// What is known of a plan's times, and estimates of the rest: like `like` as far as that is known,
-/// and where loading a byte takes `loading` seconds.
-fn times(plan: &Plan, device: &Device, loading: f64, like: &[RecordedLaunch]) -> PlanTimes {
+fn times(plan: &Plan, device: &Device, rates: Rates, like: &[RecordedLaunch]) -> PlanTimes {
     let Recording { launches, stages, .. } = &plan.recording;
-    let known = device.known_seconds(launches);
-    let mut speed = Speed::of(device);
-    speed.learn(launches, &known);
-    speed.learn(like, &device.known_seconds(like));
-    let seconds: Vec<f64> = launches
-        .iter()
-        .zip(&known)
-        .map(|(launch, known)| known.unwrap_or_else(|| speed.seconds(launch)))
-        .collect();
-    let rates = device.known_rates().unwrap_or(USUAL_RATES);
-    // What is read from files for each use is packed each time.
-    let (kept_bytes, packing) = match plan.recording.options.offload_to {
-        OffloadTo::Host => (plan.host_bytes, 0.0),
-        OffloadTo::File => (0, loading),
-    };
-    let stages: Vec<StageTimes> = stages
-        .iter()
-        .filter(|stage| stage.name != LOADING)
-        .map(|stage| stage_times(stage, &seconds, rates, packing))
+    let seconds = Seconds::of(device, launches, like);
+    let kind = device.info().kind;
+    let drawing: Vec<&RecordedStage> =
+        stages.iter().filter(|stage| stage.name != LOADING).collect();
+    let kernels = kernel_times(&drawing, launches, &seconds.of_launches);
+    let stages: Vec<StageTimes> = drawing
+        .into_iter()
+        .map(|stage| stage_times(stage, &seconds.of_launches, kind, rates))
         .filter(|stage| stage.seconds() > 0.0)
         .collect();
     let drawing_seconds: f64 = stages.iter().map(StageTimes::seconds).sum();
-    let load_seconds = loading * (plan.weight_bytes + kept_bytes) as f64;
+    // What stays in files is read when it is used.
+    let load_seconds = rates.loading * (plan.weight_bytes + plan.memory.host_bytes) as f64;
     let unet = stages.iter().find(|stage| stage.stage == "unet");
     PlanTimes {
         load_seconds,
@@ -183,35 +198,66 @@ fn times(plan: &Plan, device: &Device, loading: f64, like: &[RecordedLaunch]) ->
         total_seconds: drawing_seconds + load_seconds,
         basis: TimesBasis {
             different_launches: launches.len(),
-            estimated_launches: known.iter().filter(|seconds| seconds.is_none()).count(),
-            estimated_from: speed.from(),
+            estimated_launches: seconds.estimated,
+            estimated_from: seconds.from,
         },
         stages,
+        kernels,
     }
 }
 
 /// The stage in which weights are loaded.
 const LOADING: &str = "load";
 
-/// Of a stage; a byte of its weights takes `packing` seconds beside its copy.
 fn stage_times(
     stage: &RecordedStage,
     seconds: &[f64],
-    rates: TransferRates,
-    packing: f64,
+    kind: DeviceKind,
+    rates: Rates,
 ) -> StageTimes {
-    let launched = stage.launches.iter().map(|(&index, &count)| count as f64 * seconds[index]);
-    let RecordedStage { writes, reads, copies, allocations, .. } = stage;
+    let (mut launched, mut host) = (0.0, 0.0);
+    for (&index, &count) in &stage.launches {
+        launched += count as f64 * seconds[index];
+        host += count as f64
+            * match kind {
+                // The same cores do both.
+                DeviceKind::Cpu => rates.host_seconds,
+                // The host is ahead, if it can be.
+                DeviceKind::Gpu => (rates.host_seconds - seconds[index]).max(0.0),
+            };
+    }
+    let RecordedStage { writes, reads, copies, allocations, weights, .. } = stage;
+    let TransferRates { write, read, copy, allocate } = rates.transfers;
     StageTimes {
         stage: if stage.name.is_empty() { "other" } else { stage.name },
-        launch_seconds: launched.sum::<f64>() + rates.copy.seconds(copies.count, copies.bytes),
-        transfer_seconds: rates.write.seconds(writes.count, writes.bytes)
-            + rates.read.seconds(reads.count, reads.bytes)
-            + rates.allocate.seconds(allocations.count, allocations.bytes),
-        // Of weights the bytes matter.
-        weight_seconds: rates.write.seconds(0, stage.weight_bytes)
-            + packing * stage.weight_bytes as f64,
+        launch_seconds: launched + copy.seconds(copies.count, copies.bytes),
+        host_seconds: host,
+        transfer_seconds: write.seconds(writes.count, writes.bytes)
+            + read.seconds(reads.count, reads.bytes)
+            + allocate.seconds(allocations.count, allocations.bytes),
+        // Of weights the bytes matter. What is read from files for a use is packed each time.
+        weight_seconds: write.seconds(0, weights.bytes) + rates.loading * weights.read_bytes as f64,
     }
+}
+
+/// The launches of stages by kernel, the longest first.
+fn kernel_times(
+    stages: &[&RecordedStage],
+    launches: &[RecordedLaunch],
+    seconds: &[f64],
+) -> Vec<KernelTimes> {
+    let mut kernels: Vec<KernelTimes> = Vec::new();
+    for (&index, &count) in stages.iter().flat_map(|stage| &stage.launches) {
+        let name = launches[index].program.kernel;
+        let at = kernels.iter().position(|row| row.kernel == name).unwrap_or_else(|| {
+            kernels.push(KernelTimes { kernel: name, launches: 0, seconds: 0.0 });
+            kernels.len() - 1
+        });
+        kernels[at].launches += count;
+        kernels[at].seconds += count as f64 * seconds[index];
+    }
+    kernels.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+    kernels
 }
 
 /// What a device does in a second, for launches that were never made there.
@@ -294,66 +340,6 @@ fn usual_memory_gb_s(info: &DeviceInfo) -> f64 {
     }
 }
 
-/// A checkpoint that notes what a model asks for.
-struct Noted<'a> {
-    source: &'a dyn TensorSource,
-    tensors: RefCell<Vec<(String, Vec<usize>)>>,
-}
-
-impl TensorSource for Noted<'_> {
-    fn check(&self, name: &str, shape: &[usize]) -> Result<()> {
-        self.source.check(name, shape)?;
-        self.tensors.borrow_mut().push((name.to_owned(), shape.to_vec()));
-        Ok(())
-    }
-
-    fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        self.source.read(name, shape)
-    }
-}
-
-/// What loading a byte of weights takes: that of some of the UNet's, which are most of a model.
-pub(super) fn seconds_per_byte(device: &Device, files: &ModelFiles, dtype: DType) -> Result<f64> {
-    /// After so long it is known well enough.
-    const LIMIT: Duration = Duration::from_millis(400);
-    /// How many are loaded at most, from all over the model.
-    const SAMPLES: usize = 64;
-    let part = &files.unet;
-    let noted = Noted { source: &part.weights, tensors: RefCell::default() };
-    UNet::load(&device.dry_run_within(u64::MAX / 2), dtype, &part.config, &noted)?;
-    let mut tensors = noted.tensors.into_inner();
-    tensors.retain(|(_, shape)| matches!(shape.len(), 2 | 4));
-    let bench = device.beside()?;
-    let step = tensors.len().div_ceil(SAMPLES).max(1);
-    let (begin, mut seconds, mut bytes) = (Instant::now(), 0.0, 0);
-    for (name, shape) in tensors.iter().step_by(step) {
-        let sizes = std::array::from_fn(|axis| *shape.get(axis).unwrap_or(&1));
-        let load = || {
-            let start = Instant::now();
-            let weights = Loader::new(&bench, dtype, &part.weights).convolution(name, sizes)?;
-            let elapsed = start.elapsed().as_secs_f64();
-            Ok::<_, Error>((elapsed, weights.pieces().iter().map(Weights::bytes).sum::<usize>()))
-        };
-        // The better of two: whatever disturbs one makes it slower.
-        match load().and_then(|first| Ok((first, load()?))) {
-            Ok(((first, size), (second, _))) => {
-                seconds += first.min(second);
-                bytes += size;
-            }
-            // What the budget has no room for is loaded in another way, as quickly.
-            Err(Error::OutOfMemory { .. }) => continue,
-            Err(error) => return Err(error),
-        }
-        if begin.elapsed() > LIMIT {
-            break;
-        }
-    }
-    match bytes {
-        0 => Ok(1.0 / USUAL_LOAD_B_S),
-        bytes => Ok(seconds / bytes as f64),
-    }
-}
-
 impl fmt::Display for PlanTimes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stages = self.stages.iter();
@@ -367,6 +353,7 @@ impl fmt::Display for PlanTimes {
         let sum = |of: fn(&StageTimes) -> f64| self.stages.iter().map(of).sum::<f64>();
         let (transfers, weights) = (sum(|s| s.transfer_seconds), sum(|s| s.weight_seconds));
         writeln!(f, "transfers         {transfers:.3} s, and {weights:.3} s of weights")?;
+        writeln!(f, "host              {:.3} s beside launches", sum(|s| s.host_seconds))?;
         let TimesBasis { different_launches, estimated_launches, estimated_from } = &self.basis;
         let measured = different_launches - estimated_launches;
         write!(f, "kernel times      {measured} measured")?;

@@ -70,8 +70,17 @@ pub struct RecordedStage {
     pub copies: Moved,
     /// Allocations that the pool did not answer.
     pub allocations: Moved,
-    /// Bytes of weights that were copied from the host for a use.
-    pub weight_bytes: u64,
+    /// Weights that were copied to the device for a use.
+    pub weights: CopiedWeights,
+}
+
+/// What was copied of weights that are not on the device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CopiedWeights {
+    /// All of it.
+    pub bytes: u64,
+    /// What of that was made anew of what files have.
+    pub read_bytes: u64,
 }
 
 /// Stages and launches as they come.
@@ -80,10 +89,9 @@ pub(super) struct Log {
     pub launches: Vec<RecordedLaunch>,
     pub stages: Vec<RecordedStage>,
     known: HashMap<Key, usize>,
-    /// How many stages are open, and how many bytes of weights had been copied when the outermost
-    /// was opened.
+    /// How many stages are open, and what of weights had been copied when the outermost was opened.
     open: usize,
-    weight_bytes: u64,
+    weights: CopiedWeights,
     current: usize,
     latest: Option<usize>,
 }
@@ -113,19 +121,21 @@ impl Key {
 }
 
 impl Log {
-    pub fn open(&mut self, name: &'static str, weight_bytes: u64) {
+    pub fn open(&mut self, name: &'static str, weights: CopiedWeights) {
         self.open += 1;
         if self.open == 1 {
-            self.weight_bytes = weight_bytes;
+            self.weights = weights;
             self.current = self.place(name);
         }
     }
 
-    pub fn close(&mut self, weight_bytes: u64) {
+    pub fn close(&mut self, weights: CopiedWeights) {
         self.open = self.open.saturating_sub(1);
         if self.open == 0 {
-            let copied = weight_bytes - self.weight_bytes;
-            self.stage().weight_bytes += copied;
+            let before = self.weights;
+            let sum = &mut self.stage().weights;
+            sum.bytes += weights.bytes - before.bytes;
+            sum.read_bytes += weights.read_bytes - before.read_bytes;
             self.current = self.place("");
         }
     }

@@ -15,7 +15,7 @@ use crate::tune::database::DeviceKey;
 use crate::{Error, Result};
 
 /// What a file says of itself.
-const FORMAT: &str = "ellesmere timings 1";
+const FORMAT: &str = "ellesmere timings 2";
 /// A file longer than this is not ours.
 const MOST_BYTES: u64 = 16 << 20;
 /// A file with more times than this begins anew: those of kernels as they are no more are in it.
@@ -48,7 +48,7 @@ impl Timings {
     /// Times that are kept in `folder`, a cache folder, if there is one.
     pub fn new(folder: Option<&Path>, info: &DeviceInfo) -> Self {
         let device = DeviceKey::of(info);
-        let mut hash = Sha256::new();
+        let mut hash = Sha256::new_with_prefix(FORMAT);
         for text in [&device.name, &device.architecture, &device.platform, &device.driver] {
             hash.update((text.len() as u64).to_le_bytes());
             hash.update(text);
@@ -204,7 +204,7 @@ mod tests {
         let whole = fs::read_to_string(&path).unwrap();
         for (text, detail) in [
             ("{", "EOF"),
-            (&whole.replace("timings 1", "timings 2"), "format must be"),
+            (&whole.replace("timings 2", "timings 1"), "format must be"),
             (&whole.replace(&device.info().driver, "another"), "another device"),
         ] {
             fs::write(&path, text).unwrap();

@@ -1,6 +1,7 @@
 //! From a prompt to token numbers: CLIP's byte-pair encoding.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use tokenizers::models::bpe::BPE;
 use tokenizers::normalizers::{Lowercase, NFC, Replace, Sequence as Normalizers};
@@ -54,7 +55,8 @@ pub struct TokenizerFiles<'a> {
 /// CLIP's tokenizer: transformers' `CLIPTokenizer`.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    /// Shared: every pipeline, and every dry run of one, has a tokenizer.
+    inner: Arc<tokenizers::Tokenizer>,
     bos: u32,
     eos: u32,
     pad: u32,
@@ -129,7 +131,7 @@ impl Tokenizer {
         let bytes = ByteLevel::default().add_prefix_space(false);
         inner.with_pre_tokenizer(Some(PreTokenizers::new(vec![words.into(), bytes.into()])));
         inner.add_special_tokens(&added);
-        Ok(Tokenizer { inner, bos, eos, pad, vocabulary_size, length })
+        Ok(Tokenizer { inner: Arc::new(inner), bos, eos, pad, vocabulary_size, length })
     }
 
     /// The numbers of a prompt: cut to fit, between start and end, padded.
