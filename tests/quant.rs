@@ -196,7 +196,7 @@ fn rows_of_bytes_share_a_scale_that_their_largest_value_fills() {
     let mut blocks = vec![0; quant::bytes(Format::I8, values.len()).unwrap()];
     quant::encode_rows(Format::I8, 96, &values, &mut blocks).unwrap();
     let scales = blocks.chunks(36).map(|block| floats(&block[..4])[0]).collect::<Vec<_>>();
-    let (first, second) = (48.5f32 / 127.0, 48.5f32 * 1e-3 / 127.0);
+    let (first, second) = (47.5f32 / 127.0, 47.5f32 * 1e-3 / 127.0);
     assert_eq!(scales[..3], [first; 3]);
     assert!((scales[3] - second).abs() < 1e-9 && scales[3..6] == [scales[3]; 3]);
     assert_eq!(scales[6..], [0.0; 3]);
