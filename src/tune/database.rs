@@ -38,7 +38,9 @@ pub const FARTHEST: f64 = 2.0;
 /// The files of `kernels/tuned/`.
 const SHIPPED: &[(&str, &str)] = &[
     ("amd-cpu-of-16-lanes.json", include_str!("../../kernels/tuned/amd-cpu-of-16-lanes.json")),
+    ("amd-cpu-of-8-lanes.json", include_str!("../../kernels/tuned/amd-cpu-of-8-lanes.json")),
     ("amd-gfx803.json", include_str!("../../kernels/tuned/amd-gfx803.json")),
+    ("mesa-cpu-of-1-lanes.json", include_str!("../../kernels/tuned/mesa-cpu-of-1-lanes.json")),
 ];
 
 /// What an answer comes from.
