@@ -1,10 +1,10 @@
 // blocks.h: weights in blocks of few bits. What the formats of this folder share.
 //
-// FORMAT says how weights are stored: 0 as REAL, else a format, by the number that ggml has for it, or
-// one over a thousand. In
-// place of the values' panels, [panels][inputs][32], there are blocks of BLOCK_TERMS terms of a
-// panel each, BLOCK_BYTES long, in the same order; `inputs` is a whole number of blocks, of a
-// convolution's tap too. A weight is still known by its index among the values.
+// FORMAT says how weights are stored: 0 as REAL, else a format, by the number that ggml has for it,
+// or one over a thousand where ggml has none. In place of the values' panels, [panels][inputs][32],
+// there are blocks of BLOCK_TERMS terms of a panel each, BLOCK_BYTES long, in the same order;
+// `inputs` is a whole number of blocks, of a convolution's tap too. A weight is still known by its
+// index among the values.
 //
 // Within a block levels come first, then what is left of them if they have more than 4 bits, then
 // scales: each for the panel's 32 outputs side by side, so that whatever is loaded lies together

@@ -99,8 +99,8 @@ impl Plan {
     ///
     /// # Errors
     ///
-    /// [`Error::Cancelled`] if `observer` asks for it; those of reading the
-    /// files; [`Error::Build`], [`Error::Device`].
+    /// [`Error::Cancelled`](crate::Error::Cancelled) if `observer` asks for it; those of reading the
+    /// files; [`Error::Build`](crate::Error::Build), [`Error::Device`](crate::Error::Device).
     pub fn time(
         &mut self,
         device: &Device,
