@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 
 use crate::device::Device;
 use crate::memory::Lifetime;
+use crate::nn::encoded;
 use crate::ops::{Vocabulary, Weights};
 use crate::tensor::Tensor;
-use crate::{DType, Error, Format, Result, quant};
+use crate::{DType, Error, Format, Result};
 
 /// Sizes by name.
 pub type Sizes = BTreeMap<&'static str, usize>;
@@ -103,7 +104,7 @@ impl<'a> Inputs<'a> {
             return Weights::conv2d(self.device, self.dtype, shape, values);
         };
         Weights::blocks(self.device, format, [shape[0], shape[1], shape[2] * shape[3]], || {
-            encoded(format, inputs, &values()?)
+            encoded(values()?, &[shape[0], inputs], format)
         })
     }
 
@@ -121,7 +122,7 @@ impl<'a> Inputs<'a> {
             }
             Some(format) => {
                 Vocabulary::blocks(self.device, Lifetime::Resident, format, shape, || {
-                    encoded(format, shape[1], &values())
+                    encoded(values(), &shape, format)
                 })
             }
         }
@@ -138,11 +139,4 @@ impl<'a> Inputs<'a> {
         }
         Ok(format)
     }
-}
-
-/// Rows of so many values in blocks.
-fn encoded(format: Format, row: usize, values: &[f32]) -> Result<Vec<u8>> {
-    let mut blocks = vec![0; quant::bytes(format, values.len())?];
-    quant::encode_rows(format, row, values, &mut blocks)?;
-    Ok(blocks)
 }

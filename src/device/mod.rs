@@ -30,7 +30,7 @@ mod tuned;
 pub(crate) use home::{Home, OnDevice};
 use offloading::Making;
 pub use offloading::{OffloadTo, Offloading, WeightPlacement};
-pub(crate) use source::Source;
+pub(crate) use source::{Again, Source};
 pub use stage::Stage;
 pub use tiling::{Tiled, Tiling};
 use timings::Timings;

@@ -147,11 +147,12 @@ impl Checkpoint {
             Err(detail) => return refuse(detail),
         };
         let name = slot.stored_name.as_str();
-        let &[_, inputs, rows, columns] = stored_shape.as_slice() else {
-            let tensor = StoredTensor::new(name, stored_type, shape, bytes, None);
-            return Ok(tensor.scaled_by(scales));
+        let channels = match stored_shape.as_slice() {
+            &[_, inputs, rows, columns] if self.channels_last(slot) => {
+                Some([inputs, rows * columns])
+            }
+            _ => None,
         };
-        let channels = self.channels_last(slot).then_some([inputs, rows * columns]);
         Ok(StoredTensor::new(name, stored_type, shape, bytes, channels).scaled_by(scales))
     }
 

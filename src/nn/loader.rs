@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::KeptWeights;
-use crate::device::Source;
+use crate::device::{Again, Source};
 use crate::memory::Lifetime;
 use crate::ops::{Products, SplitWeights, Storage, Vocabulary};
 use crate::quant;
@@ -130,7 +130,7 @@ impl fmt::Debug for Reader {
 }
 
 /// Reads all blocks of a tensor: see [`TensorSource::blocks_again`].
-pub type BlocksReader = Arc<dyn Fn() -> Result<Vec<u8>> + Send + Sync>;
+pub type BlocksReader = Again<u8>;
 
 /// The values of a weight `[O, I, ..]` as O rows of blocks, each over (row, column, channel).
 pub(crate) fn encoded(values: Vec<f32>, shape: &[usize], format: Format) -> Result<Vec<u8>> {
@@ -337,36 +337,20 @@ impl<'a> Loader<'a> {
             .filter_map(|name| self.source.blocks_again(name, shape, format).transpose())
             .collect::<Result<_>>()?;
         let (source, shape, count) = (self.source, shape.to_vec(), names.len());
-        let source = Source::once(move || {
-            let of = |name: &String| source.blocks(name, &shape, format);
-            Ok(names.iter().map(of).collect::<Result<Vec<_>>>()?.concat())
-        });
-        if readers.len() < count {
-            return Ok(source);
-        }
-        Ok(source.or_again(Arc::new(move || {
-            let blocks: Vec<Vec<u8>> = readers.iter().map(|read| read()).collect::<Result<_>>()?;
-            Ok(blocks.concat())
-        })))
+        let read = move || names.iter().map(|name| source.blocks(name, &shape, format)).collect();
+        Ok(joined(read, readers, count))
     }
 
     /// Where the values of several tensors come from, one after the other.
     fn source(&self, names: &[&str], shape: &[usize]) -> Result<Source<'a, f32>> {
         let read = self.checked(names, shape)?;
-        let readers: Vec<Reader> = names
-            .iter()
-            .filter_map(|name| self.reader(name, shape).transpose())
-            .collect::<Result<_>>()?;
-        let source = Source::once(move || Ok(read()?.concat()));
-        if readers.len() < names.len() {
-            return Ok(source);
-        }
         let count = shape.iter().product();
-        Ok(source.or_again(Arc::new(move || {
-            let values: Vec<Vec<f32>> =
-                readers.iter().map(|reader| reader.read(0..count)).collect::<Result<_>>()?;
-            Ok(values.concat())
-        })))
+        let again = |reader: Reader| Arc::new(move || reader.read(0..count)) as Again<f32>;
+        let readers = names
+            .iter()
+            .filter_map(|name| Some(self.reader(name, shape).transpose()?.map(again)))
+            .collect::<Result<_>>()?;
+        Ok(joined(read, readers, names.len()))
     }
 
     /// What reads a tensor for as long as anyone wants to.
@@ -396,4 +380,21 @@ impl<'a> Loader<'a> {
         let (source, shape) = (self.source, shape.to_vec());
         Ok(move || names.iter().map(|name| source.read(name, &shape)).collect())
     }
+}
+
+/// What `once` gives of so many tensors, one after the other; later what `readers` give, if each of them
+/// has one.
+fn joined<'a, T: Clone + 'static>(
+    once: impl FnOnce() -> Result<Vec<Vec<T>>> + 'a,
+    readers: Vec<Again<T>>,
+    count: usize,
+) -> Source<'a, T> {
+    let source = Source::once(move || Ok(once()?.concat()));
+    if readers.len() < count {
+        return source;
+    }
+    source.or_again(Arc::new(move || {
+        let all: Vec<Vec<T>> = readers.iter().map(|read| read()).collect::<Result<_>>()?;
+        Ok(all.concat())
+    }))
 }

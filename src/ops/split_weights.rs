@@ -65,25 +65,9 @@ impl SplitWeights {
             let whole = Weights::conv2d_of(device, dtype, shape, source)?;
             return Ok(Self { pieces: vec![whole] });
         };
-        let again = source.again();
-        let values = match device.executes() {
-            true => counted(source.read()?, outputs * inputs)?,
-            false => Vec::new(),
-        };
-        Self::pieces_of(outputs, length, |piece| {
-            let shape = [piece.len(), channels, height, width];
-            let range = piece.start * inputs..piece.end * inputs;
-            let source = Source::once({
-                let (values, range) = (&values, range.clone());
-                move || Ok(values[range].to_vec())
-            });
-            let source = match again.clone() {
-                None => source,
-                Some(read) => source.or_again(Arc::new(move || {
-                    Ok(counted(read()?, outputs * inputs)?[range.clone()].to_vec())
-                })),
-            };
-            Weights::conv2d_of(device, dtype, shape, source)
+        let source = source.then(move |values| counted(values, outputs * inputs));
+        Self::split(device, outputs, length, inputs, source, |outputs, source| {
+            Weights::conv2d_of(device, dtype, [outputs, channels, height, width], source)
         })
     }
 
@@ -114,38 +98,42 @@ impl SplitWeights {
             let whole = Weights::blocks_of(device, format, [outputs, channels, taps], source)?;
             return Ok(Self { pieces: vec![whole] });
         };
-        let again = source.again();
-        let blocks = match device.executes() {
-            true => counted_blocks(source.read()?, format, outputs * inputs)?,
-            false => Vec::new(),
-        };
         let row_bytes = quant::bytes(format, inputs)?;
-        Self::pieces_of(outputs, length, |piece| {
-            let shape = [piece.len(), channels, taps];
-            let range = piece.start * row_bytes..piece.end * row_bytes;
-            let source = Source::once({
-                let (blocks, range) = (&blocks, range.clone());
-                move || Ok(blocks[range].to_vec())
-            });
-            let source = match again.clone() {
-                None => source,
-                Some(read) => source.or_again(Arc::new(move || {
-                    let blocks = counted_blocks(read()?, format, outputs * inputs)?;
-                    Ok(blocks[range.clone()].to_vec())
-                })),
-            };
-            Weights::blocks_of(device, format, shape, source)
+        let source = source.then(move |blocks| counted_blocks(blocks, format, outputs * inputs));
+        Self::split(device, outputs, length, row_bytes, source, |outputs, source| {
+            Weights::blocks_of(device, format, [outputs, channels, taps], source)
         })
     }
 
-    /// Pieces of `length` outputs each.
-    fn pieces_of(
+    /// Pieces of `length` outputs each, whose content is rows of `row` elements; `piece` makes one of
+    /// so many outputs. All are read at once, and each again by itself.
+    fn split<T: Clone + Send + Sync + 'static>(
+        device: &Device,
         outputs: usize,
         length: usize,
-        piece: impl Fn(Range<usize>) -> Result<Weights>,
+        row: usize,
+        source: Source<T>,
+        piece: impl Fn(usize, Source<T>) -> Result<Weights>,
     ) -> Result<Self> {
-        let starts = (0..outputs).step_by(length);
-        let pieces = starts.map(|start| piece(start..outputs.min(start + length)));
+        let again = source.again();
+        let all = match device.executes() {
+            true => source.read()?,
+            false => Vec::new(),
+        };
+        let pieces = (0..outputs).step_by(length).map(|start| {
+            let end = outputs.min(start + length);
+            let range = start * row..end * row;
+            let part = |all: &[T], range: Range<usize>| all[range].to_vec();
+            let source = Source::once({
+                let (all, range) = (&all, range.clone());
+                move || Ok(part(all, range))
+            });
+            let source = match again.clone() {
+                None => source,
+                Some(read) => source.or_again(Arc::new(move || Ok(part(&read()?, range.clone())))),
+            };
+            piece(end - start, source)
+        });
         Ok(Self { pieces: pieces.collect::<Result<_>>()? })
     }
 

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::weights::{PANEL, Storage, counted, counted_blocks};
+use super::weights::{PANEL, Storage, counted, counted_blocks, whole_blocks};
 use crate::backend::Buffer;
 use crate::device::Device;
 use crate::memory::{Block, Lifetime};
 use crate::ops::panels;
-use crate::{DType, Error, Format, Result};
+use crate::{DType, Format, Result};
 
 /// A table of vectors, one for each token: `[V, C]`.
 ///
@@ -27,8 +27,8 @@ impl Vocabulary {
     ///
     /// # Errors
     ///
-    /// Those of `read`; [`Error::Shape`] if it gives another number of values;
-    /// [`Error::OutOfMemory`], [`Error::Allocation`].
+    /// Those of `read`; [`Error::Shape`](crate::Error::Shape) if it gives another number of values;
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory), [`Error::Allocation`](crate::Error::Allocation).
     pub fn values(
         device: &Device,
         lifetime: Lifetime,
@@ -46,8 +46,8 @@ impl Vocabulary {
     ///
     /// # Errors
     ///
-    /// Those of `read`; [`Error::Shape`] if it gives another number of bytes, or if `channels` are no
-    /// whole number of blocks; [`Error::OutOfMemory`], [`Error::Allocation`].
+    /// Those of `read`; [`Error::Shape`](crate::Error::Shape) if it gives another number of bytes, or if `channels` are no
+    /// whole number of blocks; [`Error::OutOfMemory`](crate::Error::OutOfMemory), [`Error::Allocation`](crate::Error::Allocation).
     pub fn blocks(
         device: &Device,
         lifetime: Lifetime,
@@ -55,11 +55,7 @@ impl Vocabulary {
         [tokens, channels]: [usize; 2],
         read: impl FnOnce() -> Result<Vec<u8>>,
     ) -> Result<Self> {
-        let values = format.block_values();
-        if !channels.is_multiple_of(values) {
-            let detail = format!("{format} takes a multiple of {values} channels, got {channels}");
-            return Err(Error::shape("vocabulary", detail));
-        }
+        whole_blocks("vocabulary", format, channels)?;
         Self::new(device, lifetime, Storage::Blocks(format), [tokens, channels], || {
             let rows = counted_blocks(read()?, format, tokens * channels)?;
             panels::of_blocks(&rows, format, tokens, channels)

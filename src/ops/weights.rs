@@ -158,11 +158,8 @@ impl Weights {
         [outputs, channels, taps]: [usize; 3],
         source: Source<u8>,
     ) -> Result<Self> {
-        let (inputs, values) = (taps * channels, format.block_values());
-        if !channels.is_multiple_of(values) {
-            let detail = format!("{format} takes a multiple of {values} channels, got {channels}");
-            return Err(Error::shape("weights", detail));
-        }
+        whole_blocks("weights", format, channels)?;
+        let inputs = taps * channels;
         let packed = source.then(move |rows| {
             let rows = counted_blocks(rows, format, outputs * inputs)?;
             panels::of_blocks(&rows, format, outputs, inputs)
@@ -228,6 +225,16 @@ impl Weights {
     pub(crate) fn on_device(&self) -> Result<OnDevice> {
         self.home.on_device()
     }
+}
+
+/// Checks that channels are a whole number of blocks.
+pub(super) fn whole_blocks(op: &'static str, format: Format, channels: usize) -> Result<()> {
+    let values = format.block_values();
+    if channels.is_multiple_of(values) {
+        return Ok(());
+    }
+    let detail = format!("{format} takes a multiple of {values} channels, got {channels}");
+    Err(Error::shape(op, detail))
 }
 
 /// Values that are as many as expected.

@@ -165,22 +165,9 @@ impl<'a> StoredTensor<'a> {
                     *value = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
                 }
             }
-            StoredType::F8E4M3 => {
-                target
-                    .iter_mut()
-                    .zip(bytes)
-                    .for_each(|(value, byte)| *value = quant::f8_e4m3(*byte));
-            }
-            StoredType::F8E5M2 => {
-                target
-                    .iter_mut()
-                    .zip(bytes)
-                    .for_each(|(value, byte)| *value = quant::f8_e5m2(*byte));
-            }
-            StoredType::I8 => {
-                let number = |byte: &u8| f32::from(*byte as i8);
-                target.iter_mut().zip(bytes).for_each(|(value, byte)| *value = number(byte));
-            }
+            StoredType::F8E4M3 => of_bytes(bytes, target, quant::f8_e4m3),
+            StoredType::F8E5M2 => of_bytes(bytes, target, quant::f8_e5m2),
+            StoredType::I8 => of_bytes(bytes, target, |byte| f32::from(byte as i8)),
             StoredType::Blocks(_) => unreachable!("blocks are read above"),
         }
     }
@@ -200,6 +187,13 @@ impl<'a> StoredTensor<'a> {
         decode(&mut values);
         let start = range.start - blocks.start * block;
         target.copy_from_slice(&values[start..start + target.len()]);
+    }
+}
+
+/// Each byte as the number that it is.
+fn of_bytes(bytes: &[u8], target: &mut [f32], number: impl Fn(u8) -> f32) {
+    for (value, byte) in target.iter_mut().zip(bytes) {
+        *value = number(*byte);
     }
 }
 

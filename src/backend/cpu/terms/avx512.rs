@@ -59,6 +59,15 @@ const F8_E4M3: u8 = id(Format::F8E4M3);
 const F8_E5M2: u8 = id(Format::F8E5M2);
 const I8: u8 = id(Format::I8);
 
+/// Fetches what is as far ahead of a block of so many bytes. An address that is none is no fault.
+#[inline(always)]
+fn fetch_ahead(block: *const u8, bytes: usize) {
+    for line in (0..bytes).step_by(64) {
+        // SAFETY: what is fetched is only named.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(block.wrapping_add(AHEAD + line).cast()) };
+    }
+}
+
 /// # Safety
 ///
 /// The host has the instructions of [`multiply`], here and below; `blocks` has a block of `bytes`
@@ -70,14 +79,12 @@ unsafe fn panel<const FORMAT: u8>(
     x: &[f32],
     terms: usize,
 ) -> [__m512; 2] {
-    // SAFETY: every offset is inside a block, and what is fetched ahead is only named.
+    // SAFETY: every offset is inside a block.
     unsafe {
         let mut total = [_mm512_setzero_ps(); 2];
         for (block, x) in blocks.chunks_exact(bytes).zip(x.chunks_exact(terms)) {
             let block = block.as_ptr();
-            for line in (0..bytes).step_by(64) {
-                _mm_prefetch::<_MM_HINT_T0>(block.wrapping_add(AHEAD + line).cast());
-            }
+            fetch_ahead(block, bytes);
             for (group, x) in x.chunks_exact(32).enumerate() {
                 // Two sums for each half, which do not wait for each other.
                 let zero = _mm512_setzero_ps();
@@ -137,9 +144,7 @@ unsafe fn panel_of_pairs<const FORMAT: u8>(
         let mut total = [_mm512_setzero_ps(); 2];
         for (block, x) in blocks.chunks_exact(bytes).zip(x.chunks_exact(terms)) {
             let block = block.as_ptr();
-            for line in (0..bytes).step_by(64) {
-                _mm_prefetch::<_MM_HINT_T0>(block.wrapping_add(AHEAD + line).cast());
-            }
+            fetch_ahead(block, bytes);
             for (group, x) in x.chunks_exact(32).enumerate() {
                 // For the lower and the upper ones of pairs, and for each half of the panel.
                 let mut part = [[_mm512_setzero_ps(); 2]; 2];
@@ -196,9 +201,7 @@ unsafe fn panel_of_numbers<const FORMAT: u8>(
         let mut part = [[_mm512_setzero_ps(); 2]; 4];
         for (block, x) in blocks.chunks_exact(bytes).zip(x.chunks_exact(terms)) {
             let block = block.as_ptr();
-            for line in (0..bytes).step_by(64) {
-                _mm_prefetch::<_MM_HINT_T0>(block.wrapping_add(AHEAD + line).cast());
-            }
+            fetch_ahead(block, bytes);
             for (term, &x) in x.iter().enumerate() {
                 let x = _mm512_set1_ps(x);
                 for (half, sum) in part[term % 4].iter_mut().enumerate() {
