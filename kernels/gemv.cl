@@ -36,29 +36,131 @@
 #define WG_SIZE (LANES * SLICES)
 #define floatV WORD(float, VECTOR)
 
-// sums += this slice's terms of a matrix of `columns`, whose weights begin at `start`.
+// sums += the k-th of every row's terms, times `factors`.
+INLINE void add_term(floatV sums[ROWS][VECTORS],
+                     __global const REAL *x,
+                     const uint rows,
+                     const uint columns,
+                     const uint k,
+                     const floatV factors[VECTORS])
+{
+#pragma unroll
+    for (uint row = 0; row < ROWS; row++) {
+        // Rows that are not there repeat the last.
+        const floatV value = load_real(x, (size_t)min(row, rows - 1) * columns + k);
+#pragma unroll
+        for (uint v = 0; v < VECTORS; v++)
+            sums[row][v] += value * factors[v];
+    }
+}
+
+// sums += this slice's terms from..to of a matrix of `columns`, whose weights begin at `start`; those of
+// this work-item are `output` further.
 INLINE void add_terms(floatV sums[ROWS][VECTORS],
                       __global const REAL *x,
                       const uint rows,
                       const uint columns,
                       __global const WEIGHT *weights,
                       const size_t start,
+                      const uint from,
+                      const uint to,
+                      const uint output,
                       const uint slice)
 {
-    for (uint k = slice; k < columns; k += SLICES) {
-        floatV terms[VECTORS];
+    for (uint k = from + slice; k < to; k += SLICES) {
+        floatV factors[VECTORS];
 #pragma unroll
         for (uint v = 0; v < VECTORS; v++)
-            terms[v] = WORD(load_weight, VECTOR)(weights, start + (size_t)k * PANEL + v * VECTOR);
-#pragma unroll
-        for (uint row = 0; row < ROWS; row++) {
-            // Rows that are not there repeat the last.
-            const floatV value = load_real(x, (size_t)min(row, rows - 1) * columns + k);
-#pragma unroll
-            for (uint v = 0; v < VECTORS; v++)
-                sums[row][v] += value * terms[v];
-        }
+            factors[v] = WORD(load_weight, VECTOR)(weights,
+                                                   start + (size_t)k * PANEL + output + v * VECTOR);
+        add_term(sums, x, rows, columns, k, factors);
     }
+}
+
+#if FORMAT
+// The slices that share a group of terms, so few that each decodes a scale for several terms. Where there
+// are more slices, they take groups in turn.
+#define SHARES (SLICES < 8 ? SLICES : 8)
+
+// sums += this slice's terms of a group, which is the k-th of x on and `at` among weights. They have one
+// scale, by which their sum is multiplied.
+INLINE void add_group(floatV sums[ROWS][VECTORS],
+                      __global const REAL *x,
+                      const uint rows,
+                      const uint columns,
+                      __global const WEIGHT *weights,
+                      const size_t at,
+                      const uint k,
+                      const uint output,
+                      const uint slice)
+{
+    // Places in a block are written so that compilers see what is constant in them.
+    __global const WEIGHT *block = weights + BLOCK_AT(at);
+    const uint group = (uint)(at / (GROUP_TERMS * PANEL)) % (BLOCK_TERMS / GROUP_TERMS);
+    const uint first = group * (GROUP_TERMS * PANEL) + output;
+    floatV parts[ROWS][VECTORS];
+    float totals[ROWS];
+#pragma unroll
+    for (uint row = 0; row < ROWS; row++) {
+        totals[row] = 0.0f;
+#pragma unroll
+        for (uint v = 0; v < VECTORS; v++)
+            parts[row][v] = 0.0f;
+    }
+#pragma unroll
+    for (uint share = 0; share < GROUP_TERMS / SHARES; share++) {
+        const uint term = share * SHARES + slice % SHARES;
+        floatV levels[VECTORS];
+#pragma unroll
+        for (uint v = 0; v < VECTORS; v++)
+            levels[v] = WORD(level_of, VECTOR)(block, first + term * PANEL + v * VECTOR);
+        add_term(parts, x, rows, columns, k + term, levels);
+#pragma unroll
+        for (uint row = 0; row < ROWS; row++)
+            totals[row] += load_real(x, (size_t)min(row, rows - 1) * columns + k + term);
+    }
+#pragma unroll
+    for (uint v = 0; v < VECTORS; v++) {
+        const floatV scale = WORD(scale_of, VECTOR)(block, first + v * VECTOR);
+#ifdef HAS_LEAST
+        const floatV least = WORD(least_of, VECTOR)(block, first + v * VECTOR);
+#else
+        const floatV least = 0.0f;
+#endif
+#pragma unroll
+        for (uint row = 0; row < ROWS; row++)
+            sums[row][v] += scale * parts[row][v] + least * totals[row];
+    }
+}
+#endif
+
+// sums += this slice's terms of a matrix of `columns`, whose first is the first-th input and whose weights
+// begin at `start`, with those of input 0.
+INLINE void add_matrix(floatV sums[ROWS][VECTORS],
+                       __global const REAL *x,
+                       const uint rows,
+                       const uint columns,
+                       __global const WEIGHT *weights,
+                       size_t start,
+                       const uint first,
+                       const uint output,
+                       const uint slice)
+{
+    start += (size_t)first * PANEL;
+#if FORMAT
+    // A group may begin before the matrix, or end after it.
+    const uint from = min(columns, (GROUP_TERMS - first % GROUP_TERMS) % GROUP_TERMS);
+    const uint groups = (columns - from) / GROUP_TERMS;
+    for (uint group = slice / SHARES; group < groups; group += SLICES / SHARES) {
+        const uint k = from + group * GROUP_TERMS;
+        add_group(sums, x, rows, columns, weights, start + (size_t)k * PANEL, k, output, slice);
+    }
+    add_terms(sums, x, rows, columns, weights, start, 0, from, output, slice);
+    add_terms(sums, x, rows, columns, weights, start, from + groups * GROUP_TERMS, columns, output,
+              slice);
+#else
+    add_terms(sums, x, rows, columns, weights, start, 0, columns, output, slice);
+#endif
 }
 
 __kernel __attribute__((reqd_work_group_size(WG_SIZE, 1, 1)))
@@ -87,7 +189,7 @@ void gemv(__global const REAL *x,
     const uint lane = get_local_id(0) % LANES;
     const uint slice = get_local_id(0) / LANES;
     const uint first_output = get_group_id(0) * PANEL + lane * ITEM_N;
-    const size_t start = panel * inputs * PANEL + lane * ITEM_N;
+    const size_t start = panel * inputs * PANEL;
     floatV sums[ROWS][VECTORS];
 #pragma unroll
     for (uint row = 0; row < ROWS; row++)
@@ -95,10 +197,9 @@ void gemv(__global const REAL *x,
         for (uint v = 0; v < VECTORS; v++)
             sums[row][v] = 0.0f;
 
-    add_terms(sums, x, rows, columns, weights, start, slice);
+    add_matrix(sums, x, rows, columns, weights, start, 0, lane * ITEM_N, slice);
     if (columns < inputs)
-        add_terms(sums, x2, rows, inputs - columns, weights, start + (size_t)columns * PANEL,
-                  slice);
+        add_matrix(sums, x2, rows, inputs - columns, weights, start, columns, lane * ITEM_N, slice);
 
 #pragma unroll
     for (uint row = 0; row < ROWS; row++) {

@@ -16,6 +16,8 @@
 //   level_of(p, i)   as float
 //   scale_of(p, i)   by which it is multiplied
 //   least_of(p, i)   what is added then, if HAS_LEAST
+//
+// The last two are the same for GROUP_TERMS terms, of which a block is a whole number.
 
 #ifndef FORMAT
 #define FORMAT 0        // how weights are stored

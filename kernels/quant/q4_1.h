@@ -4,6 +4,7 @@
 
 #if FORMAT == 3
 #define BLOCK_TERMS 32
+#define GROUP_TERMS 32
 #define BLOCK_BYTES (20 * PANEL)
 #define HAS_LEAST 1
 

@@ -6,6 +6,7 @@
 
 #if FORMAT == 12
 #define BLOCK_TERMS 256
+#define GROUP_TERMS 32
 #define BLOCK_BYTES (148 * PANEL)
 #define HAS_LEAST 1
 

@@ -5,6 +5,7 @@
 
 #if FORMAT == 7
 #define BLOCK_TERMS 32
+#define GROUP_TERMS 32
 #define BLOCK_BYTES (24 * PANEL)
 #define HAS_LEAST 1
 

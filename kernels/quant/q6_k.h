@@ -6,6 +6,7 @@
 
 #if FORMAT == 14
 #define BLOCK_TERMS 256
+#define GROUP_TERMS 16
 #define BLOCK_BYTES (210 * PANEL)
 
 INLINE WORD(float, LANES) WORD(level_of, LANES)(__global const uchar *p, const size_t i)

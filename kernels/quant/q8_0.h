@@ -4,6 +4,7 @@
 
 #if FORMAT == 8
 #define BLOCK_TERMS 32
+#define GROUP_TERMS 32
 #define BLOCK_BYTES (34 * PANEL)
 
 INLINE WORD(float, LANES) WORD(level_of, LANES)(__global const uchar *p, const size_t i)

@@ -83,6 +83,10 @@ pub fn multiply(device: &Device, dtype: DType, format: Format, case: &Product) -
 fn products_agree_with_the_definition() {
     let cases = [
         plain("rows of both halves of guidance", &[2], 1280, 33),
+        Product {
+            columns: [300, 468],
+            ..plain("few rows of two inputs, whose border is within a group of terms", &[3], 0, 70)
+        },
         plain("more terms than a block of K, rows and outputs of odd number", &[2, 13], 1536, 45),
         Product { columns: [512, 256], ..plain("two inputs", &[1, 14], 0, 64) },
         Product { slices: Some(4), ..plain("slices", &[1, 35], 1280, 65) },
