@@ -163,6 +163,23 @@ INLINE void add_matrix(floatV sums[ROWS][VECTORS],
 #endif
 }
 
+// The element of y whose sum is `sum`, if there is one.
+INLINE void finish(float sum,
+                   __global const float *bias,
+                   __global const REAL *residual,
+                   __global REAL *y,
+                   const uint row,
+                   const uint outputs,
+                   const uint output,
+                   const uint activation)
+{
+    if (output >= outputs)
+        return;
+    const size_t at = (size_t)row * outputs + output;
+    sum += bias ? bias[output] : 0.0f;
+    store_real(y, at, activate(sum, activation) + (residual ? load_real(residual, at) : 0.0f));
+}
+
 __kernel __attribute__((reqd_work_group_size(WG_SIZE, 1, 1)))
 void gemv(__global const REAL *x,
           __global const REAL *x2,
@@ -188,7 +205,6 @@ void gemv(__global const REAL *x,
 #endif
     const uint lane = get_local_id(0) % LANES;
     const uint slice = get_local_id(0) / LANES;
-    const uint first_output = get_group_id(0) * PANEL + lane * ITEM_N;
     const size_t start = panel * inputs * PANEL;
     floatV sums[ROWS][VECTORS];
 #pragma unroll
@@ -203,27 +219,26 @@ void gemv(__global const REAL *x,
 
 #pragma unroll
     for (uint row = 0; row < ROWS; row++) {
+#if SLICES > 1
+        barrier(CLK_LOCAL_MEM_FENCE);
+#pragma unroll
+        for (uint v = 0; v < VECTORS; v++)
+            WORD(vstore, VECTOR)(sums[row][v], v, scratch + slice * PANEL + lane * ITEM_N);
+        barrier(CLK_LOCAL_MEM_FENCE);
+        for (uint n = get_local_id(0); row < rows && n < PANEL; n += WG_SIZE) {
+            float sum = scratch[n];
+            for (uint other = 1; other < SLICES; other++)
+                sum += scratch[other * PANEL + n];
+            finish(sum, bias, residual, y, row, outputs, get_group_id(0) * PANEL + n, activation);
+        }
+#else
         float values[ITEM_N];
 #pragma unroll
         for (uint v = 0; v < VECTORS; v++)
             WORD(vstore, VECTOR)(sums[row][v], v, values);
-#if SLICES > 1
-        barrier(CLK_LOCAL_MEM_FENCE);
-        for (uint n = 0; n < ITEM_N; n++)
-            scratch[slice * PANEL + lane * ITEM_N + n] = values[n];
-        barrier(CLK_LOCAL_MEM_FENCE);
-        for (uint other = 1; slice == 0 && other < SLICES; other++)
-            for (uint n = 0; n < ITEM_N; n++)
-                values[n] += scratch[other * PANEL + lane * ITEM_N + n];
+        for (uint n = 0; row < rows && n < ITEM_N; n++)
+            finish(values[n], bias, residual, y, row, outputs,
+                   get_group_id(0) * PANEL + lane * ITEM_N + n, activation);
 #endif
-        for (uint n = 0; slice == 0 && row < rows && n < ITEM_N; n++) {
-            const uint output = first_output + n;
-            if (output < outputs) {
-                const size_t at = (size_t)row * outputs + output;
-                const float sum = values[n] + (bias ? bias[output] : 0.0f);
-                store_real(y, at,
-                           activate(sum, activation) + (residual ? load_real(residual, at) : 0.0f));
-            }
-        }
     }
 }
