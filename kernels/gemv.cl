@@ -36,6 +36,25 @@
 #define WG_SIZE (LANES * SLICES)
 #define floatV WORD(float, VECTOR)
 
+// The k-th term of a row of x. Rows that are not there repeat the last.
+INLINE float term_of(__global const REAL *x,
+                     const uint row,
+                     const uint rows,
+                     const uint columns,
+                     const uint k)
+{
+    return load_real(x, (size_t)min(row, rows - 1) * columns + k);
+}
+
+INLINE void clear(floatV sums[ROWS][VECTORS])
+{
+#pragma unroll
+    for (uint row = 0; row < ROWS; row++)
+#pragma unroll
+        for (uint v = 0; v < VECTORS; v++)
+            sums[row][v] = 0.0f;
+}
+
 // sums += the k-th of every row's terms, times `factors`.
 INLINE void add_term(floatV sums[ROWS][VECTORS],
                      __global const REAL *x,
@@ -46,8 +65,7 @@ INLINE void add_term(floatV sums[ROWS][VECTORS],
 {
 #pragma unroll
     for (uint row = 0; row < ROWS; row++) {
-        // Rows that are not there repeat the last.
-        const floatV value = load_real(x, (size_t)min(row, rows - 1) * columns + k);
+        const floatV value = term_of(x, row, rows, columns, k);
 #pragma unroll
         for (uint v = 0; v < VECTORS; v++)
             sums[row][v] += value * factors[v];
@@ -99,14 +117,10 @@ INLINE void add_group(floatV sums[ROWS][VECTORS],
     const uint group = (uint)(at / (GROUP_TERMS * PANEL)) % (BLOCK_TERMS / GROUP_TERMS);
     const uint first = group * (GROUP_TERMS * PANEL) + output;
     floatV parts[ROWS][VECTORS];
-    float totals[ROWS];
-#pragma unroll
-    for (uint row = 0; row < ROWS; row++) {
-        totals[row] = 0.0f;
-#pragma unroll
-        for (uint v = 0; v < VECTORS; v++)
-            parts[row][v] = 0.0f;
-    }
+    clear(parts);
+#ifdef HAS_LEAST
+    float totals[ROWS] = { 0.0f };
+#endif
 #pragma unroll
     for (uint share = 0; share < GROUP_TERMS / SHARES; share++) {
         const uint term = share * SHARES + slice % SHARES;
@@ -115,21 +129,24 @@ INLINE void add_group(floatV sums[ROWS][VECTORS],
         for (uint v = 0; v < VECTORS; v++)
             levels[v] = WORD(level_of, VECTOR)(block, first + term * PANEL + v * VECTOR);
         add_term(parts, x, rows, columns, k + term, levels);
+#ifdef HAS_LEAST
 #pragma unroll
         for (uint row = 0; row < ROWS; row++)
-            totals[row] += load_real(x, (size_t)min(row, rows - 1) * columns + k + term);
+            totals[row] += term_of(x, row, rows, columns, k + term);
+#endif
     }
 #pragma unroll
     for (uint v = 0; v < VECTORS; v++) {
         const floatV scale = WORD(scale_of, VECTOR)(block, first + v * VECTOR);
-#ifdef HAS_LEAST
-        const floatV least = WORD(least_of, VECTOR)(block, first + v * VECTOR);
-#else
-        const floatV least = 0.0f;
-#endif
 #pragma unroll
         for (uint row = 0; row < ROWS; row++)
-            sums[row][v] += scale * parts[row][v] + least * totals[row];
+            sums[row][v] += scale * parts[row][v];
+#ifdef HAS_LEAST
+        const floatV least = WORD(least_of, VECTOR)(block, first + v * VECTOR);
+#pragma unroll
+        for (uint row = 0; row < ROWS; row++)
+            sums[row][v] += least * totals[row];
+#endif
     }
 }
 #endif
@@ -207,11 +224,7 @@ void gemv(__global const REAL *x,
     const uint slice = get_local_id(0) / LANES;
     const size_t start = panel * inputs * PANEL;
     floatV sums[ROWS][VECTORS];
-#pragma unroll
-    for (uint row = 0; row < ROWS; row++)
-#pragma unroll
-        for (uint v = 0; v < VECTORS; v++)
-            sums[row][v] = 0.0f;
+    clear(sums);
 
     add_matrix(sums, x, rows, columns, weights, start, 0, lane * ITEM_N, slice);
     if (columns < inputs)

@@ -46,8 +46,9 @@ impl Vocabulary {
     ///
     /// # Errors
     ///
-    /// Those of `read`; [`Error::Shape`](crate::Error::Shape) if it gives another number of bytes, or if `channels` are no
-    /// whole number of blocks; [`Error::OutOfMemory`](crate::Error::OutOfMemory), [`Error::Allocation`](crate::Error::Allocation).
+    /// Those of `read`; [`Error::Shape`](crate::Error::Shape) if it gives another number of bytes, or
+    /// if `channels` are no whole number of blocks; [`Error::OutOfMemory`](crate::Error::OutOfMemory),
+    /// [`Error::Allocation`](crate::Error::Allocation).
     pub fn blocks(
         device: &Device,
         lifetime: Lifetime,

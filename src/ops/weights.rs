@@ -53,9 +53,9 @@ pub enum Products {
     ///
     /// It is asked for and not chosen, for it is another picture: of q8_0's 52.9 dB to pictures of f32 it
     /// leaves 49.7 (120 pictures of the demo model), of q4_0's 31.7 nothing is lost. A call of SD 1.5's
-    /// UNet in q8_0 at 512x512 takes 5.8 s instead of 7.1 on two
-    /// cores of Zen 4. Convolutions of more than a pixel stay as they are: by Winograd's algorithm those
-    /// of 3x3 are as quick in floats as directly in bytes.
+    /// UNet in q8_0 at 512x512 takes 5.8 s instead of 7.1 on two cores of Zen 4. Convolutions of more
+    /// than a pixel stay as they are: by Winograd's algorithm those of 3x3 are as quick in floats as
+    /// directly in bytes.
     Int8,
 }
 
