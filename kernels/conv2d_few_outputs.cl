@@ -67,12 +67,13 @@ INLINE void multiply_row(__global const REAL *x, const size_t row_start, const i
             else
                 clear(packed + m * STRIDE, CHANNELS);
         }
-        __global const REAL *next = x + row_start + (long)(of_tile + TILE_M) * CHANNELS;
+        __global const char *next =
+            (__global const char *)(x + row_start + (long)(of_tile + TILE_M) * CHANNELS);
         for (uint p = 0; p < TAP_PANELS; p++)
             for (uint column = 0; column < PANEL; column += COLUMNS)
                 multiply_runs(packed, STRIDE, 1, 0, taps + p * CHANNELS * PANEL + column,
                               products + (p * STRIP + tile * TILE_M) * PANEL + column, CHANNELS,
-                              false, p + column == 0 ? next : 0);
+                              false, p + column == 0 ? next : 0, TILE_M * sizeof(REAL));
     }
 }
 

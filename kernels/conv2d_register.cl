@@ -83,8 +83,9 @@ void conv2d_register(__global const REAL *x,
             __global const REAL *results =
                 y + (size_t)first_row * outputs + (first_panel + p) * PANEL;
             const uint results_rows = first + depth < inputs ? 0 : block_rows;
-            multiply_panel(packed, A_STRIDE, rows - first_row, tiles, weights, first_panel + p,
-                           inputs, first, depth, of_panel, results, results_rows, outputs);
+            multiply_panel(packed, tiles, weights, first_panel + p, inputs, first, depth,
+                           next_part(first_panel, p, panels, inputs, first, depth), of_panel,
+                           results, results_rows, outputs);
             if (first + depth < inputs)
                 continue;
             for (uint m = 0; m < block_rows; m++)

@@ -41,20 +41,11 @@ void gemm_register(__global const REAL *x,
     const uint first_panel = share(all_panels, get_num_groups(1), get_group_id(1));
     const uint panels = share(all_panels, get_num_groups(1), get_group_id(1) + 1) - first_panel;
     const uint part = part_depth(inputs);
-    const uint rows_left = rows - first_row;
     float sums[PANELS * BLOCK_M * PANEL];
-#if !IN_PLACE
     float packed[BLOCK_M * A_STRIDE];
-#endif
 
     for (uint first = 0; first < inputs; first += part) {
         const uint depth = min(part, inputs - first);
-#if IN_PLACE
-        __global const float *block = x + (size_t)first_row * columns + first;
-        const size_t stride = columns;
-#else
-        const float *block = packed;
-        const size_t stride = A_STRIDE;
         const uint depth1 = first < columns ? min(depth, columns - first) : 0;
         for (uint m = 0; m < tiles * TILE_M; m++) {
             const size_t row = first_row + m;
@@ -67,23 +58,20 @@ void gemm_register(__global const REAL *x,
                 unpack(packed + m * A_STRIDE + depth1, x2,
                        row * (inputs - columns) + first + depth1 - columns, depth - depth1);
         }
-#endif
         for (uint p = 0; p < panels; p++) {
             float *of_panel = panel_sums(sums, p, part, inputs);
             __global const REAL *results =
                 y + (size_t)first_row * outputs + (first_panel + p) * PANEL;
             const uint results_rows = first + depth < inputs ? 0 : block_rows;
-            multiply_panel(block, stride, rows_left, tiles, weights,
-                           product * all_panels + first_panel + p, inputs, first, depth, of_panel,
-                           results, results_rows, outputs);
+            const size_t of_block = product * all_panels + first_panel;
+            multiply_panel(packed, tiles, weights, of_block + p, inputs, first, depth,
+                           next_part(of_block, p, panels, inputs, first, depth), of_panel, results,
+                           results_rows, outputs);
             if (first + depth < inputs)
                 continue;
-            for (uint m = 0; m < block_rows; m++) {
-                const uint tile = m / TILE_M;
-                const uint place = m + tile * TILE_M - tile_row(tile, rows_left);
-                store_row(of_panel + place * PANEL, (first_panel + p) * PANEL, outputs,
-                          first_row + m, 0, bias, 0, residual, y, activation);
-            }
+            for (uint m = 0; m < block_rows; m++)
+                store_row(of_panel + m * PANEL, (first_panel + p) * PANEL, outputs, first_row + m,
+                          0, bias, 0, residual, y, activation);
         }
     }
 }

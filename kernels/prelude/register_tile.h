@@ -5,9 +5,9 @@
 // launch, so that no block is nearly empty: a block has at most TILES tiles by PANELS panels. K is
 // taken in equal parts of at most TILE_K. The kernel packs that part of the block's rows as float,
 // rows apart by A_STRIDE, so that neither powers of two between rows nor their conversion is met
-// again in the inner loop; or, with IN_PLACE, the rows are read where they lie. A panel's part is
-// read where it lies if it is float, and else decoded once for all tiles. A tile's sums stay in
-// registers within a part, and between in private memory.
+// again in the inner loop. A panel's part is read where it lies if it is float, and else decoded once
+// for all tiles; the next panel's part comes to a cache meanwhile. A tile's sums stay in registers
+// within a part, and between in private memory.
 
 #ifndef VECTOR
 #define VECTOR 16       // lanes of the device's vectors: 4, 8 or 16
@@ -24,12 +24,13 @@
 #ifndef TILE_K
 #define TILE_K 256      // most terms between two visits of the sums in memory; a multiple of 16
 #endif
-#ifndef IN_PLACE
-#define IN_PLACE 0      // 1: rows are read where they lie: a matrix of at least TILE_M, REAL float
-#endif
 
 #ifndef DECODED
 #define DECODED 0       // 1: the kernel itself brings the terms of panels to private memory
+#endif
+
+#ifndef UNROLL
+#define UNROLL 4        // terms of one turn of the inner loop
 #endif
 
 #define COLUMNS (2 * VECTOR)            // outputs of a register tile
@@ -43,18 +44,18 @@
 #define load_realV WORD(load_real, VECTOR)
 #define store_realV WORD(store_real, VECTOR)
 
-// Where a panel's terms and a block's rows are as float.
+// Where a panel's terms are as float.
 #if DECODED || FORMAT || defined(DTYPE_F16)
 #define TERMS __private
 #else
 #define TERMS __global
 #endif
-#if IN_PLACE && defined(DTYPE_F16)
-#error "IN_PLACE needs rows of float"
-#elif IN_PLACE
-#define ROWS __global
+
+// The bytes of so many weights, whole blocks.
+#if FORMAT
+#define WEIGHT_BYTES(count) BLOCK_AT(count)
 #else
-#define ROWS __private
+#define WEIGHT_BYTES(count) ((count) * sizeof(REAL))
 #endif
 
 // Where the index-th of `parts` even shares of `count` things begins.
@@ -86,20 +87,13 @@ INLINE void clear(float *target, const uint count)
         target[i] = 0.0f;
 }
 
-// The first row of a block's tile, from the block's first: the last tile of all is a whole one
-// that repeats rows of the one before, where rows are read in place.
-INLINE int tile_row(const uint tile, const int rows_left)
-{
-    const int row = tile * TILE_M;
-    return IN_PLACE ? min(row, rows_left - TILE_M) : row;
-}
-
 // sums[TILE_M][PANEL] = [sums +] rows[TILE_M][..] * panel[runs * depth][PANEL], of COLUMNS columns.
 // Rows are `stride` apart and may overlap; each is `runs` runs of `depth` terms, run_stride apart.
-// With `ahead`, TILE_M elements from there are fetched at each step: what the next tile is made of.
-INLINE void multiply_runs(ROWS const float *rows, const size_t stride, const uint runs,
+// With `ahead`, lines from there on are fetched meanwhile, `ahead_step` bytes further with each term.
+INLINE void multiply_runs(const float *rows, const size_t stride, const uint runs,
                           const size_t run_stride, TERMS const float *panel, float *sums,
-                          const uint depth, const bool add, __global const REAL *ahead)
+                          const uint depth, const bool add, __global const char *ahead,
+                          const uint ahead_step)
 {
     floatV sum[TILE_M][2];
 #pragma unroll
@@ -110,16 +104,18 @@ INLINE void multiply_runs(ROWS const float *rows, const size_t stride, const uin
     for (uint run = 0; run < runs; run++, rows += run_stride, panel += depth * PANEL) {
         // Every third row has a pointer: the two after it are one and two strides on, which an
         // instruction can add.
-        ROWS const float *thirds[(TILE_M + 2) / 3];
+        const float *thirds[(TILE_M + 2) / 3];
 #pragma unroll
         for (uint third = 0; third < (TILE_M + 2) / 3; third++)
             thirds[third] = rows + 3 * third * stride;
-        // An index of 32 bits would be computed anew for every row.
+        // An index of 32 bits would be computed anew for every row. The loop's own instructions take
+        // ports that multiply, so several terms share them.
+#pragma unroll UNROLL
         for (size_t k = 0; k < depth; k++) {
             const floatV b0 = vloadV(0, panel + k * PANEL);
             const floatV b1 = vloadV(1, panel + k * PANEL);
             if (ahead)
-                fetch_line((__global const char *)(ahead + k * TILE_M));
+                fetch_line(ahead + k * ahead_step);
 #pragma unroll
             for (uint m = 0; m < TILE_M; m++) {
                 const floatV a = thirds[m / 3][m % 3 * stride + k];
@@ -135,26 +131,18 @@ INLINE void multiply_runs(ROWS const float *rows, const size_t stride, const uin
     }
 }
 
-// As multiply_runs, of rows that lie together.
-INLINE void multiply_tile(ROWS const float *rows, const size_t stride, TERMS const float *panel,
-                          float *sums, const uint depth, const bool add)
-{
-    multiply_runs(rows, stride, 1, 0, panel, sums, depth, add, 0);
-}
-
-// sums[BLOCK_M][PANEL] = [sums +] rows[BLOCK_M][stride] * the terms first..first + depth of a
-// panel; added to what is there unless these are the first. `rows_left` are the rows from the
-// block's first to the matrix' last. The `y_rows` rows of y, y_stride apart, to which the sums go
-// next, are fetched meanwhile: a store to a line that is not there waits for it.
-INLINE void multiply_panel(ROWS const float *rows,
-                           const size_t stride,
-                           const uint rows_left,
+// sums[BLOCK_M][PANEL] = [sums +] packed[BLOCK_M][A_STRIDE] * the terms first..first + depth of a
+// panel; added to what is there unless these are the first. Fetched meanwhile are the weights from
+// `next` on, as many, and the `y_rows` rows of y, y_stride apart, to which the sums go next: a store
+// to a line that is not there waits for it.
+INLINE void multiply_panel(const float *packed,
                            const uint tiles,
                            __global const WEIGHT *weights,
                            const size_t panel,
                            const uint inputs,
                            const uint first,
                            const uint depth,
+                           const size_t next,
                            float *sums,
                            __global const REAL *y,
                            const uint y_rows,
@@ -171,16 +159,30 @@ INLINE void multiply_panel(ROWS const float *rows,
 #else
     __global const float *terms = weights + start;
 #endif
+    const uint bytes = WEIGHT_BYTES(depth * PANEL);
+    const uint ahead_step = (bytes + tiles * depth - 1) / (tiles * depth);
     for (uint strip = 0; strip < STRIPS; strip++)
         for (uint tile = 0; tile < tiles; tile++) {
+            __global const char *ahead =
+                (__global const char *)weights + WEIGHT_BYTES(next) + tile * depth * ahead_step;
             const uint last = min((tile + 1) * TILE_M, y_rows);
             for (uint m = tile * TILE_M; strip == 0 && m < last; m++)
                 for (uint n = 0; n < PANEL; n += 64 / sizeof(REAL))
                     fetch_line((__global const char *)(y + m * y_stride + n));
-            multiply_tile(rows + tile_row(tile, rows_left) * (long)stride, stride,
+            multiply_runs(packed + tile * TILE_M * A_STRIDE, A_STRIDE, 1, 0,
                           terms + strip * COLUMNS, sums + tile * TILE_M * PANEL + strip * COLUMNS,
-                          depth, first > 0);
+                          depth, first > 0, strip == 0 ? ahead : 0, ahead_step);
         }
+}
+
+// Where the weights begin that a block multiplies after the part from `first` on of its p-th panel:
+// at its end those of the next block, which has the same panels.
+INLINE size_t next_part(const size_t first_panel, const uint p, const uint panels,
+                        const uint inputs, const uint first, const uint depth)
+{
+    if (p + 1 < panels)
+        return ((first_panel + p + 1) * inputs + first) * PANEL;
+    return (first_panel * inputs + (first + depth < inputs ? first + depth : 0)) * PANEL;
 }
 
 // Where a block's sums of its p-th panel are: one place for all if they are used up at once.

@@ -2,8 +2,8 @@
 
 use super::tiles::{
     FORMAT, LOCAL_CONSTRAINTS, LOCAL_TILES, MATRIX_CONSTRAINTS, MATRIX_TILES, REGISTER_CONSTRAINTS,
-    REGISTER_TILES, REGISTER_TILES_OF_ROWS, REGISTER_TILES_OF_WINDOWS, TILE, VECTOR,
-    VECTORS_OF_FORMATS, WORK_GROUPS, given, local_items, tuned,
+    REGISTER_TILES, REGISTER_TILES_OF_FORMATS, TILE, VECTOR, VECTORS_OF_FORMATS, WORK_GROUPS,
+    given, local_items, tuned,
 };
 use super::{Constraint, Kernel};
 
@@ -84,6 +84,7 @@ pub const KERNELS: &[Kernel] = &[
         summary: "convolves images of few channels, reading windows where they overlap",
         parameters: &[
             given("CHANNELS", 4),
+            given("UNROLL", 1),
             REGISTER_TILES[0],
             REGISTER_TILES[1],
             REGISTER_TILES[2],
@@ -98,6 +99,7 @@ pub const KERNELS: &[Kernel] = &[
             given("CHANNELS", 128),
             given("OUTPUTS", 3),
             given("DECODED", 1),
+            given("UNROLL", 1),
             REGISTER_TILES[0],
             REGISTER_TILES[1],
             REGISTER_TILES[2],
@@ -115,7 +117,7 @@ pub const KERNELS: &[Kernel] = &[
     Kernel {
         name: "conv2d_register",
         summary: "convolves images, a work-item holding a tile in registers",
-        parameters: REGISTER_TILES_OF_WINDOWS,
+        parameters: REGISTER_TILES_OF_FORMATS,
         constraints: REGISTER_CONSTRAINTS,
         source: source!(weights, "conv2d_register.cl", "register_tile.h", "activation.h"),
     },
@@ -161,7 +163,7 @@ pub const KERNELS: &[Kernel] = &[
     Kernel {
         name: "gemm_register",
         summary: "multiplies matrices, a work-item holding a tile in registers",
-        parameters: REGISTER_TILES_OF_ROWS,
+        parameters: REGISTER_TILES_OF_FORMATS,
         constraints: REGISTER_CONSTRAINTS,
         source: source!(weights, "gemm_register.cl", "register_tile.h", "activation.h"),
     },

@@ -118,24 +118,13 @@ pub(super) const MATRIX_CONSTRAINTS: &[Constraint] = &[
 pub(super) const REGISTER_TILES: &[Parameter] = &[
     tuned("VECTOR", 16, &[4, 8, 16]),
     tuned("TILE_M", 12, &[4, 6, 8, 12, 13, 14]),
-    count("TILES", 8, &[1, 2, 4, 8, 12, 16]),
-    count("PANELS", 8, &[1, 2, 4, 8, 16]),
-    tuned("TILE_K", 256, &[64, 128, 256, 384, 512]),
+    count("TILES", 8, &[1, 2, 4, 6, 8, 12, 16]),
+    count("PANELS", 8, &[1, 2, 4, 8, 16, 32]),
+    tuned("TILE_K", 256, &[64, 128, 256, 384, 512, 640]),
 ];
 
-/// Of products of matrices, whose rows may be read in place.
-pub(super) const REGISTER_TILES_OF_ROWS: &[Parameter] = &[
-    FORMAT,
-    given("IN_PLACE", 0),
-    REGISTER_TILES[0],
-    REGISTER_TILES[1],
-    REGISTER_TILES[2],
-    REGISTER_TILES[3],
-    REGISTER_TILES[4],
-];
-
-/// As those, of convolutions.
-pub(super) const REGISTER_TILES_OF_WINDOWS: &[Parameter] = &[
+/// As those, of weights in any format.
+pub(super) const REGISTER_TILES_OF_FORMATS: &[Parameter] = &[
     FORMAT,
     REGISTER_TILES[0],
     REGISTER_TILES[1],

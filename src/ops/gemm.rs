@@ -8,7 +8,7 @@ use crate::memory::{Block, Lifetime};
 use crate::ops::epilogue::is_output_bias;
 use crate::ops::matrix_tiles::matrix_tiling;
 use crate::ops::tiles::{
-    Tiling, format_class, local_tiling, most_local_groups, panel_tiling, register_tiling_of_rows,
+    Tiling, format_class, local_tiling, most_local_groups, panel_tiling, register_tiling,
     split_tiling,
 };
 use crate::ops::weights::Extent;
@@ -297,7 +297,7 @@ impl Product<'_> {
         let (kernel, tiling) = match algorithm {
             Algorithm::FewRows => ("gemv", panel_tiling(device, dtype, &class)),
             Algorithm::RegisterTiles => {
-                ("gemm_register", register_tiling_of_rows(device, dtype, &class, self.columns))
+                ("gemm_register", register_tiling(device, "gemm_register", dtype, &class))
             }
             Algorithm::LocalTiles => {
                 ("gemm_local", local_tiling(device, "gemm_local", dtype, &class))

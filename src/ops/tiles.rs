@@ -50,34 +50,6 @@ pub(super) fn register_tiling(
     register_tiling_of(device, kernel, dtype, class, &[])
 }
 
-/// As [`register_tiling`] of a matrix of such columns: its rows are read in place where that is
-/// faster than packing them.
-pub(super) fn register_tiling_of_rows(
-    device: &Device,
-    dtype: DType,
-    class: &Class,
-    columns: usize,
-) -> Tiling {
-    let (rows, inputs) = (class.0[0].1, class.0[2].1);
-    let given = [in_place(dtype, rows, inputs, columns)];
-    register_tiling_of(device, "gemm_register", dtype, class, &given)
-}
-
-/// Whether rows of `inputs` terms are to be read where they lie, in a matrix of such columns.
-pub(super) fn in_place(
-    dtype: DType,
-    rows: usize,
-    inputs: usize,
-    columns: usize,
-) -> (&'static str, u32) {
-    // Rows that lie a multiple of 4 KiB apart would contend for one set of the first cache.
-    let suits = columns == inputs && !(columns * dtype.size()).is_multiple_of(4096);
-    ("IN_PLACE", u32::from(suits && dtype == DType::F32 && rows >= MOST_TILE_ROWS))
-}
-
-/// No register tile has more rows.
-const MOST_TILE_ROWS: usize = 14;
-
 /// As [`register_tiling`] with values of `given` instead of those that suit any product.
 pub(super) fn register_tiling_of(
     device: &Device,
@@ -138,15 +110,17 @@ fn register_blocks(tiles: usize, panels: usize, least: [usize; 2], cores: usize)
 
 /// A tile is `TILE_M` rows by two vectors. It takes 24 of 32 registers where vectors have 16
 /// lanes (AVX-512), and 12 of 16 where they have fewer (AVX2, SSE). A block's packed rows and its
-/// sums take a third of a second cache of 1 MiB each, whatever the problem: one program for all,
-/// but where a row more to a tile leaves few rows empty, as of 64 rows or 77.
+/// sums take less than a third of a second cache of 1 MiB each, whatever the problem: one program
+/// for all, but where a row more to a tile leaves few rows empty, as of 64 rows or 77. Of two blocks
+/// that take as much, the one of few rows by many panels packs its rows less often; panels are
+/// fetched ahead and may come from further.
 pub(super) fn suggested_register_tiles(info: &DeviceInfo, rows: usize) -> [(&'static str, u32); 5] {
     let (vector, tile_rows, tiles) = match info.vector_width {
-        16.. => (16, if fills(13, rows, 12) { 13 } else { 12 }, 12),
-        8..16 => (8, 6, 16),
-        _ => (4, 6, 16),
+        16.. => (16, if fills(13, rows, 12) { 13 } else { 12 }, 6),
+        8..16 => (8, 6, 12),
+        _ => (4, 6, 12),
     };
-    [("VECTOR", vector), ("TILE_M", tile_rows), ("TILES", tiles), ("PANELS", 16), ("TILE_K", 512)]
+    [("VECTOR", vector), ("TILE_M", tile_rows), ("TILES", tiles), ("PANELS", 32), ("TILE_K", 640)]
 }
 
 /// Whether tiles of `tile` rows compute 5 % less than those of `usual`.
@@ -306,38 +280,21 @@ pub(super) mod tests {
     #[test]
     fn register_tiles_fit_the_registers_and_leave_no_core_without_work() {
         for (vector_width, rows, outputs, [vector, tile_rows, tiles], groups) in [
-            // 342 tiles of 12 rows and 10 panels: 30 blocks of 11 or 12 tiles.
-            (16, 4096, 320, [16, 12, 12], [30, 1, 1]),
+            // 342 tiles of 12 rows and 10 panels: 58 blocks of 5 or 6 tiles.
+            (16, 4096, 320, [16, 12, 6], [58, 1, 1]),
             // 22 tiles and 320 panels.
-            (16, 256, 10240, [16, 12, 12], [2, 20, 1]),
+            (16, 256, 10240, [16, 12, 6], [4, 10, 1]),
             // 6 tiles of 13 rows, where 12 would take 7.
-            (16, 77, 768, [16, 13, 12], [1, 8, 1]),
-            (16, 1, 768, [16, 12, 12], [1, 8, 1]),
-            (8, 64, 1280, [8, 6, 16], [1, 8, 1]),
-            (4, 1, 4, [4, 6, 16], [1, 1, 1]),
+            (16, 77, 768, [16, 13, 6], [1, 8, 1]),
+            (16, 1, 768, [16, 12, 6], [1, 8, 1]),
+            (8, 64, 1280, [8, 6, 12], [1, 8, 1]),
+            (4, 1, 4, [4, 6, 12], [1, 1, 1]),
         ] {
             let device = Device::definitions(Some(cpu(vector_width)));
             let class = class(rows, outputs);
             let tiling = register_tiling(&device, "conv2d_register", DType::F32, &class);
             let values = ["VECTOR", "TILE_M", "TILES"].map(|name| tiling.configuration.get(name));
             assert_eq!((values, tiling.groups), ([vector, tile_rows, tiles], groups));
-        }
-    }
-
-    #[test]
-    fn rows_are_read_in_place_where_a_tile_of_them_fits_a_cache() {
-        let device = Device::definitions(Some(cpu(16)));
-        for (why, dtype, rows, inputs, columns, in_place) in [
-            ("a linear layer", DType::F32, 4096, 320, 320, 1),
-            ("rows 4 KiB apart", DType::F32, 4096, 1024, 1024, 0),
-            ("rows 20 KiB apart", DType::F32, 256, 5120, 5120, 0),
-            ("halves must be widened", DType::F16, 4096, 320, 320, 0),
-            ("two inputs", DType::F32, 4096, 960, 640, 0),
-            ("fewer rows than a tile", DType::F32, 11, 320, 320, 0),
-        ] {
-            let sizes = vec![("rows", rows), ("outputs", 320), ("inputs", inputs)];
-            let tiling = register_tiling_of_rows(&device, dtype, &Class(sizes), columns);
-            assert_eq!(tiling.configuration.get("IN_PLACE"), in_place, "{why}");
         }
     }
 

@@ -40,6 +40,7 @@ const SHIPPED: &[(&str, &str)] = &[
     ("amd-cpu-of-16-lanes.json", include_str!("../../kernels/tuned/amd-cpu-of-16-lanes.json")),
     ("amd-cpu-of-8-lanes.json", include_str!("../../kernels/tuned/amd-cpu-of-8-lanes.json")),
     ("amd-gfx803.json", include_str!("../../kernels/tuned/amd-gfx803.json")),
+    ("intel-cpu-of-16-lanes.json", include_str!("../../kernels/tuned/intel-cpu-of-16-lanes.json")),
     ("mesa-cpu-of-1-lanes.json", include_str!("../../kernels/tuned/mesa-cpu-of-1-lanes.json")),
 ];
 

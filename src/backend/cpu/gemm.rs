@@ -60,13 +60,6 @@ impl Rows for Matrix<'_> {
             rows::read(&x2, start, target2);
         }
     }
-
-    fn in_place(&self) -> Option<(&[f32], usize)> {
-        match (self.x, self.x2) {
-            (Reals::F32(x), None) => Some((x, self.columns)),
-            _ => None,
-        }
-    }
 }
 
 pub fn fast(arguments: &Arguments) {

@@ -2,6 +2,8 @@
 //!
 //! The blocks are those of `kernels/quant/`: a block of terms of a panel, levels first, then scales.
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 
 use super::vector_math::{Level, level, widen};
@@ -89,17 +91,35 @@ impl Terms<'_> {
         false
     }
 
-    /// Has the processor fetch so many weights from `start` on; those that are not there are none.
-    pub fn fetch(&self, start: usize, count: usize) {
+    /// Where so many weights from `start` on lie; those that are not there are none.
+    pub fn bytes(&self, start: usize, count: usize) -> Range<*const u8> {
+        fn of<T>(values: &[T], range: Range<usize>) -> Range<*const u8> {
+            let end = range.end.min(values.len());
+            let Range { start, end } = values[range.start.min(end)..end].as_ptr_range();
+            start.cast()..end.cast()
+        }
         match *self {
-            Terms::Reals(Reals::F32(values)) => fetch(values.get(start..start + count)),
-            Terms::Reals(Reals::F16(values)) => fetch(values.get(start..start + count)),
+            Terms::Reals(Reals::F32(values)) => of(values, start..start + count),
+            Terms::Reals(Reals::F16(values)) => of(values, start..start + count),
             Terms::Blocks(format, blocks) => {
                 // Of a block of many terms, as many of its bytes.
                 let bytes = |weights: usize| weights / format.block_values() * format.held_bytes();
-                fetch(blocks.get(bytes(start)..bytes(start + count)));
+                of(blocks, bytes(start)..bytes(start + count))
             }
         }
+    }
+
+    /// Has the processor fetch so many weights from `start` on; those that are not there are none.
+    pub fn fetch(&self, start: usize, count: usize) {
+        let Range { start, end } = self.bytes(start, count);
+        #[cfg(target_arch = "x86_64")]
+        for offset in (0..end.addr() - start.addr()).step_by(64) {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: every host of this architecture has the instruction, and the line is there.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(offset).cast()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (start, end);
     }
 
     /// The weights from `start` on, whole rows of a panel.
@@ -121,18 +141,6 @@ impl Terms<'_> {
             }
         }
     }
-}
-
-/// Every line of it.
-fn fetch<T>(values: Option<&[T]>) {
-    #[cfg(target_arch = "x86_64")]
-    for line in values.unwrap_or_default().chunks(64 / size_of::<T>()) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: every host of this architecture has the instruction, and the line is there.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = values;
 }
 
 /// Where the block of a weight begins, and its term and output there.

@@ -18,7 +18,7 @@ use crate::backend::Buffer;
 use crate::device::{Call, Device, Tunable, arguments};
 use crate::info::DeviceInfo;
 use crate::memory::{Block, Lifetime};
-use crate::ops::tiles::{format_class, format_value, in_place, local_tiling, register_tiling_of};
+use crate::ops::tiles::{format_class, format_value, local_tiling, register_tiling_of};
 use crate::ops::{Activation, PANEL};
 use crate::tensor::{Band, Tensor};
 use crate::tune::Class;
@@ -282,8 +282,7 @@ impl Pass<'_> {
         let class =
             Class(vec![("rows", rows), ("outputs", outputs), ("inputs", inputs), ("batch", batch)]);
         let (kernel, tiling) = if device.info().prefers_register_tiles() {
-            let mut suggested = suggested_tiles(device.info(), rows, outputs);
-            suggested.push(in_place(DType::F32, rows, inputs, inputs));
+            let suggested = suggested_tiles(device.info(), rows, outputs);
             let kernel = "gemm_register";
             (kernel, register_tiling_of(device, kernel, DType::F32, &class, &suggested))
         } else {

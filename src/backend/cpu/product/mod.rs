@@ -1,10 +1,10 @@
 //! The blocked matrix product behind the fast paths of gemm and conv2d.
 //!
 //! The result is cut into tasks of some tiles of rows by some panels of weights. A task takes K in
-//! blocks: the rows' part is packed as f32, which gathers a convolution's windows on the way, or
-//! read where it lies if it is a matrix of f32; so is a panel's part, decoded once if it is not
-//! f32; and a register tile adds the product of the two to its sums, which stay in the core's cache
-//! until the last block of K. There the epilogue takes them to the result.
+//! blocks: the rows' part is packed as f32, which gathers a convolution's windows on the way; a
+//! panel's part is read where it lies, or decoded once if it is not f32; and a register tile adds
+//! the product of the two to its sums, which stay in the core's cache until the last block of K.
+//! There the epilogue takes them to the result. Meanwhile the next panel's part comes to the cache.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -19,33 +19,22 @@ pub mod tile;
 pub use epilogue::{Epilogue, Output};
 #[cfg(test)]
 pub use tile::has;
-use tile::{Left, Tile};
+use tile::{Ahead, Left, Tile};
 
 /// The most terms of a block of K: such rows of a tile and such a panel stay in the second cache.
-const DEPTH: usize = 512;
+pub const DEPTH: usize = 640;
 /// Floats between packed rows: no power of two, so that the rows do not contend for one cache set.
-const STRIDE: usize = DEPTH + 16;
-/// The most rows in a task: all of them packed are a third of the second cache.
-const TASK_ROWS: usize = 144;
-/// The most panels in a task: their sums are another third of it.
-const TASK_PANELS: usize = 16;
+pub const STRIDE: usize = DEPTH + 16;
+/// The most rows in a task: all of them packed are less than a third of a second cache of 1 MiB.
+const TASK_ROWS: usize = 72;
+/// The most panels in a task: their sums are as much. Few rows by many panels are packed less often
+/// than the other way round, and a panel can come from further, for it is fetched ahead.
+const TASK_PANELS: usize = 32;
 
 /// Where the left side's rows come from.
 pub trait Rows: Sync {
     /// Writes the terms from `first` on of a row, as many as `target` takes.
     fn pack(&self, row: usize, first: usize, target: &mut [f32]);
-
-    /// The rows where they lie, if they are all there as f32, one after the other: the matrix
-    /// and the floats from row to row.
-    fn in_place(&self) -> Option<(&[f32], usize)> {
-        None
-    }
-}
-
-/// Whether a tile's rows, so many floats apart, may be read in place: at a multiple of 4 KiB they
-/// would all contend for one set of the first cache, which holds fewer lines than a tile has rows.
-fn stride_suits_a_cache(stride: usize) -> bool {
-    !stride.is_multiple_of(1024)
 }
 
 /// A product's sizes, its weight and what becomes of its sums.
@@ -185,9 +174,7 @@ fn run_task<T: Tile>(
     let rows = task.rows();
     let blocks = product.inputs.div_ceil(DEPTH);
     let depth = product.inputs.div_ceil(blocks).next_multiple_of(16);
-    let in_place = source.in_place().filter(|(_, stride)| stride_suits_a_cache(*stride));
-    let packed_rows = if in_place.is_some() { 0 } else { rows.len() };
-    let packed = floats(&mut scratch.packed, packed_rows * STRIDE);
+    let packed = floats(&mut scratch.packed, rows.len() * STRIDE);
     let decoded = floats(&mut scratch.panel, DEPTH * PANEL);
     // With one block of K sums are used up at once, and one panel's place does for all.
     let panel_sums = if blocks == 1 { 0 } else { rows.len() * PANEL };
@@ -202,7 +189,9 @@ fn run_task<T: Tile>(
             let of_batch = task.product * product.outputs.div_ceil(PANEL) + panel;
             let weights = panel_terms(product, of_batch, first, depth, decoded);
             let columns = PANEL.min(product.outputs - panel * PANEL);
-            for tile in task.tiles.clone() {
+            let next = next_part(product, task, panel, first, depth);
+            let next = product.weights.bytes(next, depth * PANEL);
+            for (index, tile) in task.tiles.clone().enumerate() {
                 let tile = task.tile(tile);
                 let start = tile.start - rows.start;
                 let place = (panel - task.panels.start) * panel_sums + start * PANEL;
@@ -211,17 +200,28 @@ fn run_task<T: Tile>(
                 if is_last {
                     product.epilogue.fetch(tile.clone(), panel, product.outputs, y);
                 }
-                let left = match in_place {
-                    None => Left::rows(&packed[start * STRIDE..], STRIDE),
-                    Some((x, stride)) => Left::rows(&x[tile.start * stride + first..], stride),
-                };
-                T::multiply(left, weights, columns, sums, first > 0);
+                let left = Left::rows(&packed[start * STRIDE..], STRIDE);
+                let ahead = Ahead::part(&next, index, task.tiles.len(), depth);
+                T::multiply(left, weights, columns, sums, first > 0, ahead);
                 if is_last {
                     product.epilogue.store(sums, tile.start, panel, product.outputs, y);
                 }
             }
         }
     }
+}
+
+/// Where the weights begin that a task multiplies after the part from `first` on of a panel: at its
+/// end those of the next task, which most often has the same panels.
+#[inline(always)]
+fn next_part(product: &Product, task: &Task, panel: usize, first: usize, depth: usize) -> usize {
+    let of_batch = task.product * product.outputs.div_ceil(PANEL);
+    let (panel, first) = match () {
+        _ if panel + 1 < task.panels.end => (panel + 1, first),
+        _ if first + depth < product.inputs => (task.panels.start, first + depth),
+        _ => (task.panels.start, 0),
+    };
+    ((of_batch + panel) * product.inputs + first) * PANEL
 }
 
 /// The terms `first..first + depth` of a panel of the batch, as they lie or decoded.

@@ -1,5 +1,7 @@
 //! Register tiles: some packed rows times a panel.
 
+use std::ops::Range;
+
 use super::{Output, Product, Rows, Scratch, Task, run_task};
 use crate::backend::cpu::vector_math::{Level, level};
 
@@ -9,8 +11,48 @@ pub trait Tile {
     const ROWS: usize;
 
     /// `sums[rows][PANEL] = [sums +] left[rows][..] * terms[depth of all runs][PANEL]`, at least in
-    /// the first `columns`.
-    fn multiply(left: Left, terms: &[f32], columns: usize, sums: &mut [f32], add: bool);
+    /// the first `columns`. What is `ahead` is fetched meanwhile.
+    fn multiply(
+        left: Left,
+        terms: &[f32],
+        columns: usize,
+        sums: &mut [f32],
+        add: bool,
+        ahead: Ahead,
+    );
+}
+
+/// What a processor fetches while it multiplies: a line at each term of a run, so many bytes further
+/// every time. A hint, of any address.
+#[derive(Clone, Copy)]
+pub struct Ahead {
+    start: *const u8,
+    step: usize,
+}
+
+impl Ahead {
+    /// Nothing that is not there.
+    pub const NONE: Self = Self { start: std::ptr::null(), step: 0 };
+
+    /// Of `bytes` that are shared out over `parts` runs of `depth` terms, the part of one of them.
+    #[inline(always)]
+    pub fn part(bytes: &Range<*const u8>, index: usize, parts: usize, depth: usize) -> Self {
+        let step = (bytes.end.addr() - bytes.start.addr()).div_ceil(parts * depth);
+        Self { start: bytes.start.wrapping_add(index * depth * step), step }
+    }
+
+    #[inline(always)]
+    fn fetch(self, term: usize) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let line = self.start.wrapping_add(term * self.step);
+            // SAFETY: every host of this architecture has the instruction, and it faults nowhere.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = term;
+    }
 }
 
 /// Rows of the left side, from the first of the terms on: runs of terms that lie together. Rows may
@@ -99,7 +141,14 @@ pub struct Portable;
 impl Tile for Portable {
     const ROWS: usize = 4;
 
-    fn multiply(left: Left, terms: &[f32], _columns: usize, sums: &mut [f32], add: bool) {
+    fn multiply(
+        left: Left,
+        terms: &[f32],
+        _columns: usize,
+        sums: &mut [f32],
+        add: bool,
+        _ahead: Ahead,
+    ) {
         use super::PANEL;
         let terms = terms.as_chunks::<PANEL>().0;
         let depth = terms.len() / left.runs;
@@ -122,12 +171,12 @@ impl Tile for Portable {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::super::PANEL;
+    use super::super::{PANEL, STRIDE};
     use super::*;
 
     /// A tile of a fixed number of rows: left rows, terms, the depth of a run, sums, whether to
-    /// add.
-    type Fixed = unsafe fn(Left, *const f32, usize, *mut f32, bool);
+    /// add, what is ahead.
+    type Fixed = unsafe fn(Left, *const f32, usize, *mut f32, bool, Ahead);
 
     /// 12 rows by a panel: 24 sums of 32 registers.
     pub struct Avx512;
@@ -181,14 +230,21 @@ mod x86 {
         const ROWS: usize = 12;
 
         #[inline(always)]
-        fn multiply(left: Left, terms: &[f32], columns: usize, sums: &mut [f32], add: bool) {
+        fn multiply(
+            left: Left,
+            terms: &[f32],
+            columns: usize,
+            sums: &mut [f32],
+            add: bool,
+            ahead: Ahead,
+        ) {
             let (rows, depth) = check(left, terms, sums, Self::ROWS);
             let tile = if columns > 16 { AVX512_WIDE[rows - 1] } else { AVX512_NARROW[rows - 1] };
             // SAFETY: `check` has seen that the slices are as long as the tile's rows and depth
             // say; only `run_avx512` and `with_avx512` name this tile, and their
             // callers have seen that the host has the instructions.
             unsafe {
-                tile(left, terms.as_ptr(), depth, sums.as_mut_ptr(), add);
+                tile(left, terms.as_ptr(), depth, sums.as_mut_ptr(), add, ahead);
             }
         }
     }
@@ -197,15 +253,22 @@ mod x86 {
         const ROWS: usize = 6;
 
         #[inline(always)]
-        fn multiply(left: Left, terms: &[f32], columns: usize, sums: &mut [f32], add: bool) {
+        fn multiply(
+            left: Left,
+            terms: &[f32],
+            columns: usize,
+            sums: &mut [f32],
+            add: bool,
+            ahead: Ahead,
+        ) {
             let (rows, depth) = check(left, terms, sums, Self::ROWS);
             let tile = AVX2[rows - 1];
             // SAFETY: as for AVX-512; the second half of a panel begins 16 columns on.
             unsafe {
-                tile(left, terms.as_ptr(), depth, sums.as_mut_ptr(), add);
+                tile(left, terms.as_ptr(), depth, sums.as_mut_ptr(), add, ahead);
                 if columns > 16 {
                     let (terms, sums) = (terms.as_ptr().add(16), sums.as_mut_ptr().add(16));
-                    tile(left, terms, depth, sums, add);
+                    tile(left, terms, depth, sums, add, Ahead::NONE);
                 }
             }
         }
@@ -218,10 +281,6 @@ mod x86 {
         let start = left.values.as_ptr().wrapping_add(run * left.run_stride);
         std::array::from_fn(|third| start.wrapping_add(3 * third * left.stride))
     }
-
-    /// How many terms ahead a panel's lines are fetched: the processor does that itself, but anew
-    /// in every page of 4 KiB, which is 32 terms.
-    const AHEAD: usize = 16;
 
     const AVX512_WIDE: [Fixed; 12] = [
         avx512::<1, 2>,
@@ -255,6 +314,34 @@ mod x86 {
 
     const AVX2: [Fixed; 6] = [avx2::<1>, avx2::<2>, avx2::<3>, avx2::<4>, avx2::<5>, avx2::<6>];
 
+    /// sum += the k-th term of rows by that of a panel.
+    ///
+    /// # Safety
+    ///
+    /// The host has AVX-512; every row and the panel have a k-th term.
+    #[inline(always)]
+    unsafe fn avx512_term<const ROWS: usize, const VECTORS: usize>(
+        rows: [*const f32; 4],
+        stride: usize,
+        terms: *const f32,
+        k: usize,
+        sum: &mut [[__m512; VECTORS]; ROWS],
+    ) {
+        // SAFETY: the caller vouches for it.
+        unsafe {
+            let mut b = [_mm512_setzero_ps(); VECTORS];
+            for (vector, b) in b.iter_mut().enumerate() {
+                *b = _mm512_loadu_ps(terms.add(k * PANEL + vector * 16));
+            }
+            for (row, sum) in sum.iter_mut().enumerate() {
+                let a = _mm512_set1_ps(*rows[row / 3].add(row % 3 * stride + k));
+                for (sum, b) in sum.iter_mut().zip(b) {
+                    *sum = _mm512_fmadd_ps(a, b, *sum);
+                }
+            }
+        }
+    }
+
     /// `ROWS` rows by `VECTORS` vectors of a panel.
     ///
     /// # Safety
@@ -268,6 +355,7 @@ mod x86 {
         depth: usize,
         sums: *mut f32,
         add: bool,
+        ahead: Ahead,
     ) {
         let mut sum = [[_mm512_setzero_ps(); VECTORS]; ROWS];
         // SAFETY: every offset is one of those that the caller vouches for.
@@ -280,22 +368,22 @@ mod x86 {
                 }
             }
             for run in 0..left.runs {
-                let (rows, stride) = (thirds(left, run), left.stride);
-                for k in 0..depth {
-                    let mut b = [_mm512_setzero_ps(); VECTORS];
-                    for (vector, b) in b.iter_mut().enumerate() {
-                        let line = terms.add(k * PANEL + vector * 16);
-                        *b = _mm512_loadu_ps(line);
-                        // It may lie past the terms: then it is the next panel's, and a hint.
-                        let ahead = line.wrapping_add(AHEAD * PANEL);
-                        _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
-                    }
-                    for (row, sum) in sum.iter_mut().enumerate() {
-                        let a = _mm512_set1_ps(*rows[row / 3].add(row % 3 * stride + k));
-                        for (sum, b) in sum.iter_mut().zip(b) {
-                            *sum = _mm512_fmadd_ps(a, b, *sum);
+                let rows = thirds(left, run);
+                let mut done = 0;
+                if left.stride == STRIDE {
+                    // The loop's own instructions take ports that multiply: four terms share them.
+                    // A stride that is constant is part of an instruction; of another, addresses
+                    // would leave no registers for four terms.
+                    for quad in 0..depth / 4 {
+                        for k in 4 * quad..4 * quad + 4 {
+                            ahead.fetch(k);
+                            avx512_term(rows, STRIDE, terms, k, &mut sum);
                         }
                     }
+                    done = depth / 4 * 4;
+                }
+                for k in done..depth {
+                    avx512_term(rows, left.stride, terms, k, &mut sum);
                 }
                 terms = terms.wrapping_add(depth * PANEL);
             }
@@ -319,6 +407,7 @@ mod x86 {
         depth: usize,
         sums: *mut f32,
         add: bool,
+        ahead: Ahead,
     ) {
         let mut sum = [[_mm256_setzero_ps(); 2]; ROWS];
         // SAFETY: every offset is one of those that the caller vouches for.
@@ -333,6 +422,7 @@ mod x86 {
             for run in 0..left.runs {
                 let (rows, stride) = (thirds(left, run), left.stride);
                 for k in 0..depth {
+                    ahead.fetch(k);
                     let b = [
                         _mm256_loadu_ps(terms.add(k * PANEL)),
                         _mm256_loadu_ps(terms.add(k * PANEL + 8)),
