@@ -29,10 +29,6 @@
 #define DECODED 0       // 1: the kernel itself brings the terms of panels to private memory
 #endif
 
-#ifndef UNROLL
-#define UNROLL 4        // terms of one turn of the inner loop
-#endif
-
 #define COLUMNS (2 * VECTOR)            // outputs of a register tile
 #define STRIPS (PANEL / COLUMNS)        // register tiles across a panel
 #define BLOCK_M (TILES * TILE_M)
@@ -49,6 +45,14 @@
 #define TERMS __private
 #else
 #define TERMS __global
+#endif
+
+// Terms of one turn of the inner loop: one where compilers would load several at once, from memory
+// that they know all about, and have no registers for them.
+#if !defined(UNROLL) && (DECODED || FORMAT || defined(DTYPE_F16))
+#define UNROLL 1
+#elif !defined(UNROLL)
+#define UNROLL 4
 #endif
 
 // The bytes of so many weights, whole blocks.

@@ -99,7 +99,6 @@ pub const KERNELS: &[Kernel] = &[
             given("CHANNELS", 128),
             given("OUTPUTS", 3),
             given("DECODED", 1),
-            given("UNROLL", 1),
             REGISTER_TILES[0],
             REGISTER_TILES[1],
             REGISTER_TILES[2],
