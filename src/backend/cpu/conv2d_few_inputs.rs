@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::conv2d::{self, Sizes};
-use super::product::tile::{self, Ahead, Left, Tile, Work};
+use super::product::tile::{self, Left, Tile, Work};
 use super::product::{Epilogue, Line, Output, floats, part};
 use super::vector_math::widen;
 use super::{Arguments, PANEL, Reals, parallel, rows};
@@ -91,7 +91,7 @@ impl Work for Rows<'_> {
                         run_stride: line,
                     };
                     let sums = &mut sums[..tile.len() * PANEL];
-                    T::multiply(left, terms, columns, sums, false, Ahead::NONE);
+                    T::multiply(left, terms, columns, sums, false, None);
                     self.epilogue.store(sums, pixels.start, panel, outputs, self.y);
                 }
             }

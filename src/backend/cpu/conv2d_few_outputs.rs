@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::conv2d::{self, Sizes};
-use super::product::tile::{self, Ahead, Left, Tile, Work};
+use super::product::tile::{self, Left, Tile, Work};
 use super::product::{DEPTH, Epilogue, Line, Output, STRIDE, floats, part};
 use super::{Arguments, PANEL, Reals, parallel, rows};
 
@@ -139,7 +139,7 @@ fn multiply_row<T: Tile>(
                 let start = (panel * width + tile.start) * PANEL;
                 let sums = &mut target[start..start + tile.len() * PANEL];
                 let used = taps.per_panel.min(in_all - panel * taps.per_panel);
-                T::multiply(left, terms, used * sizes.outputs, sums, from > 0, Ahead::NONE);
+                T::multiply(left, terms, used * sizes.outputs, sums, from > 0, None);
             }
         }
     }

@@ -4,7 +4,7 @@
 //! cache and multiplied with all rows there, while those that follow are fetched: the processor's own
 //! look ahead ends at every page.
 
-use super::tile::{Ahead, Left, Tile, Work, with_best};
+use super::tile::{Left, Tile, Work, with_best};
 use super::{Line, Output, PANEL, Product, Rows, floats, panel_terms, parallel, part};
 use crate::backend::cpu::RealsMut;
 
@@ -74,7 +74,7 @@ impl Work for Panels<'_> {
                     let sums = &mut sums[row * PANEL..(row + of_tile) * PANEL];
                     let left = Left::rows(&self.x[row * inputs + first..], inputs);
                     let columns = PANEL.min(outputs - panel * PANEL);
-                    T::multiply(left, terms, columns, sums, first > 0, Ahead::NONE);
+                    T::multiply(left, terms, columns, sums, first > 0, None);
                 }
             }
             epilogue.store(&sums[..rows * PANEL], 0, panel, outputs, self.y);

@@ -202,7 +202,7 @@ fn run_task<T: Tile>(
                 }
                 let left = Left::rows(&packed[start * STRIDE..], STRIDE);
                 let ahead = Ahead::part(&next, index, task.tiles.len(), depth);
-                T::multiply(left, weights, columns, sums, first > 0, ahead);
+                T::multiply(left, weights, columns, sums, first > 0, Some(ahead));
                 if is_last {
                     product.epilogue.store(sums, tile.start, panel, product.outputs, y);
                 }

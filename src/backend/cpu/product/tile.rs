@@ -11,14 +11,14 @@ pub trait Tile {
     const ROWS: usize;
 
     /// `sums[rows][PANEL] = [sums +] left[rows][..] * terms[depth of all runs][PANEL]`, at least in
-    /// the first `columns`. What is `ahead` is fetched meanwhile.
+    /// the first `columns`. What is `ahead`, if anything, is fetched meanwhile.
     fn multiply(
         left: Left,
         terms: &[f32],
         columns: usize,
         sums: &mut [f32],
         add: bool,
-        ahead: Ahead,
+        ahead: Option<Ahead>,
     );
 }
 
@@ -31,8 +31,12 @@ pub struct Ahead {
 }
 
 impl Ahead {
-    /// Nothing that is not there.
-    pub const NONE: Self = Self { start: std::ptr::null(), step: 0 };
+    /// In place of nothing, the first of the `terms` that are multiplied: a processor would look long
+    /// for a page that is not there.
+    #[inline(always)]
+    fn nothing(terms: &[f32]) -> Self {
+        Self { start: terms.as_ptr().cast(), step: 0 }
+    }
 
     /// Of `bytes` that are shared out over `parts` runs of `depth` terms, the part of one of them.
     #[inline(always)]
@@ -147,7 +151,7 @@ impl Tile for Portable {
         _columns: usize,
         sums: &mut [f32],
         add: bool,
-        _ahead: Ahead,
+        _ahead: Option<Ahead>,
     ) {
         use super::PANEL;
         let terms = terms.as_chunks::<PANEL>().0;
@@ -236,9 +240,10 @@ mod x86 {
             columns: usize,
             sums: &mut [f32],
             add: bool,
-            ahead: Ahead,
+            ahead: Option<Ahead>,
         ) {
             let (rows, depth) = check(left, terms, sums, Self::ROWS);
+            let ahead = ahead.unwrap_or(Ahead::nothing(terms));
             let tile = if columns > 16 { AVX512_WIDE[rows - 1] } else { AVX512_NARROW[rows - 1] };
             // SAFETY: `check` has seen that the slices are as long as the tile's rows and depth
             // say; only `run_avx512` and `with_avx512` name this tile, and their
@@ -259,16 +264,17 @@ mod x86 {
             columns: usize,
             sums: &mut [f32],
             add: bool,
-            ahead: Ahead,
+            ahead: Option<Ahead>,
         ) {
             let (rows, depth) = check(left, terms, sums, Self::ROWS);
+            let nothing = Ahead::nothing(terms);
             let tile = AVX2[rows - 1];
             // SAFETY: as for AVX-512; the second half of a panel begins 16 columns on.
             unsafe {
-                tile(left, terms.as_ptr(), depth, sums.as_mut_ptr(), add, ahead);
+                tile(left, terms.as_ptr(), depth, sums.as_mut_ptr(), add, ahead.unwrap_or(nothing));
                 if columns > 16 {
                     let (terms, sums) = (terms.as_ptr().add(16), sums.as_mut_ptr().add(16));
-                    tile(left, terms, depth, sums, add, Ahead::NONE);
+                    tile(left, terms, depth, sums, add, nothing);
                 }
             }
         }

@@ -264,7 +264,8 @@ fn smaller_sizes(sizes: &Sizes) -> Option<Sizes> {
 /// The outcome that an error is.
 fn failure(error: Error) -> (Outcome, String) {
     let outcome = match error {
-        Error::Build { .. } => Outcome::Compile,
+        // Kernel and device are those of the whole recording.
+        Error::Build { log, .. } => return (Outcome::Compile, log),
         Error::Guard { .. } => Outcome::Correctness,
         _ => Outcome::Runtime,
     };
