@@ -8,6 +8,8 @@ use cl3::device::{CL_DEVICE_TYPE_CPU, get_device_ids};
 use cl3::platform::{CL_PLATFORM_NAME, get_platform_ids, get_platform_info};
 use libloading::Library;
 
+use crate::{COMPILING, lock};
+
 type Pointer = *mut c_void;
 
 /// A context on PoCL's device, and the functions for pointers that a device shares.
@@ -93,6 +95,7 @@ impl Cl {
         }
         let all = CString::new(all).map_err(|error| error.to_string())?;
         let devices = [self.device];
+        let _compiling = lock(&COMPILING);
         match cl3::program::build_program(program, &devices, &all, None, ptr::null_mut()) {
             Ok(()) => Ok(program),
             Err(code) => {

@@ -9,7 +9,7 @@ use std::sync::{Mutex, OnceLock};
 
 use libloading::Library;
 
-use crate::lock;
+use crate::{COMPILING, lock};
 
 type Status = u32;
 type Handle = u64;
@@ -137,8 +137,10 @@ pub unsafe extern "C" fn amd_comgr_do_action(
     input: Handle,
     output: Handle,
 ) -> Status {
+    let compiling = lock(&COMPILING);
     // SAFETY: the caller's.
     let status = unsafe { forwarded::amd_comgr_do_action(kind, info, input, output) };
+    drop(compiling);
     if status != 0 {
         return status;
     }

@@ -82,6 +82,10 @@ fn let_go(what: usize, less: u64) {
     lock(&HELD)[what] -= less;
 }
 
+/// Held while either compiler works: AMD's and PoCL's may share one LLVM, whose options are those of
+/// the process, and two that set them at once end it.
+static COMPILING: Mutex<()> = Mutex::new(());
+
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
