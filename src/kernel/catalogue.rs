@@ -84,6 +84,7 @@ pub const KERNELS: &[Kernel] = &[
         summary: "convolves images of few channels, reading windows where they overlap",
         parameters: &[
             given("CHANNELS", 4),
+            // Its depth is a constant, so compilers would load several terms at once.
             given("UNROLL", 1),
             REGISTER_TILES[0],
             REGISTER_TILES[1],

@@ -38,3 +38,16 @@ pub fn write(y: RealsMut, rows: usize, width: usize, fill: impl Fn(usize, &mut [
         }
     }
 }
+
+/// Has the processor fetch the line at `address`: a hint, of any address.
+#[inline(always)]
+pub fn fetch_line(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: every x86-64 host has the instruction, and it faults at no address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}

@@ -112,14 +112,9 @@ impl Terms<'_> {
     /// Has the processor fetch so many weights from `start` on; those that are not there are none.
     pub fn fetch(&self, start: usize, count: usize) {
         let Range { start, end } = self.bytes(start, count);
-        #[cfg(target_arch = "x86_64")]
         for offset in (0..end.addr() - start.addr()).step_by(64) {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            // SAFETY: every host of this architecture has the instruction, and the line is there.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(offset).cast()) };
+            rows::fetch_line(start.wrapping_add(offset));
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = (start, end);
     }
 
     /// The weights from `start` on, whole rows of a panel.

@@ -83,14 +83,9 @@ fn add_reals(values: &mut [f32; PANEL], source: Reals, start: usize, columns: us
 /// Has a panel's row of values from `start` on come to the cache; a hint, of any address.
 #[inline(always)]
 fn fetch<T>(start: *const T) {
-    #[cfg(target_arch = "x86_64")]
     for byte in (0..PANEL * size_of::<T>()).step_by(64) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: every x86-64 host has the instruction, and it faults at no address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(start.cast::<i8>().wrapping_add(byte)) };
+        rows::fetch_line(start.cast::<u8>().wrapping_add(byte));
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = start;
 }
 
 /// A result that several threads write different elements of.

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::{Output, Product, Rows, Scratch, Task, run_task};
+use crate::backend::cpu::rows::fetch_line;
 use crate::backend::cpu::vector_math::{Level, level};
 
 /// A register tile of one instruction set.
@@ -47,15 +48,7 @@ impl Ahead {
 
     #[inline(always)]
     fn fetch(self, term: usize) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            let line = self.start.wrapping_add(term * self.step);
-            // SAFETY: every host of this architecture has the instruction, and it faults nowhere.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = term;
+        fetch_line(self.start.wrapping_add(term * self.step));
     }
 }
 
