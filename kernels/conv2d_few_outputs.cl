@@ -26,6 +26,7 @@
 #define TAPS (WINDOW * WINDOW)
 #define TAPS_OF_PANEL (PANEL / OUTPUTS)
 #define TAP_PANELS ((TAPS + TAPS_OF_PANEL - 1) / TAPS_OF_PANEL)
+#define PASSES (TAP_PANELS * STRIPS)            // over a tile's pixels
 #define STRIP (TILES * TILE_M)                  // most pixels of x under a strip
 #define STRIDE (CHANNELS + 16)                  // between packed pixels: no power of two
 #define RING (TAP_PANELS * STRIP * PANEL)       // the products of a row
@@ -69,11 +70,14 @@ INLINE void multiply_row(__global const REAL *x, const size_t row_start, const i
         }
         __global const char *next =
             (__global const char *)(x + row_start + (long)(of_tile + TILE_M) * CHANNELS);
-        for (uint p = 0; p < TAP_PANELS; p++)
-            for (uint column = 0; column < PANEL; column += COLUMNS)
-                multiply_runs(packed, STRIDE, 1, 0, taps + p * CHANNELS * PANEL + column,
-                              products + (p * STRIP + tile * TILE_M) * PANEL + column, CHANNELS,
-                              false, p + column == 0 ? next : 0, TILE_M * sizeof(REAL));
+        const uint step = (TILE_M * sizeof(REAL) + PASSES - 1) / PASSES;
+        for (uint pass = 0; pass < PASSES; pass++) {
+            const uint p = pass / STRIPS;
+            const uint column = pass % STRIPS * COLUMNS;
+            multiply_runs(packed, STRIDE, 1, 0, taps + p * CHANNELS * PANEL + column,
+                          products + (p * STRIP + tile * TILE_M) * PANEL + column, CHANNELS,
+                          false, true, next + pass * CHANNELS * step, step);
+        }
     }
 }
 

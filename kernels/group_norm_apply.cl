@@ -5,8 +5,8 @@
 //   factors      [all samples, 2, channels]                float: means, then scales
 //   beta         [channels]                                float
 //   y            [samples, pixels, channels]               REAL
-//   launch       dimension 1: samples; dimension 0: work-items, each a vector of channels of a
-//                chunk, channels first
+//   launch       dimension 1: samples; dimension 0: work-items, each ROUNDS vectors of channels of
+//                a chunk, channels first
 //
 // x, x2 and y are a band, whose samples begin at first_sample of factors. The mean is subtracted
 // first: folded into beta it would cancel badly where |mean| is large next to the deviation.
@@ -15,8 +15,48 @@
 #define WG_SIZE 64      // work-items in a group
 #endif
 #ifndef VECTOR
-#define VECTOR 4        // channels of a work-item: 4, 8 or 16
+#define VECTOR 4        // channels of a vector: 4, 8 or 16
 #endif
+#ifndef ROUNDS
+#define ROUNDS 1        // vectors of a work-item, which lie together
+#endif
+
+#define floatV WORD(float, VECTOR)
+#define vloadV WORD(vload, VECTOR)
+#define load_realV WORD(load_real, VECTOR)
+#define store_realV WORD(store_real, VECTOR)
+
+// `width` channels of `count` pixels, at most ROUNDS * VECTOR: pixel by pixel, as they lie in memory.
+INLINE void apply(__global const REAL *x,
+                  const size_t x_stride,
+                  __global const float *means,
+                  __global const float *scales,
+                  __global const float *beta,
+                  __global REAL *y,
+                  const size_t y_stride,
+                  const uint count,
+                  const uint width,
+                  const uint activation)
+{
+    const uint whole = width / VECTOR;
+    floatV mean[ROUNDS], scale[ROUNDS], shift[ROUNDS];
+    for (uint round = 0; round < ROUNDS && round < whole; round++) {
+        mean[round] = vloadV(round, means);
+        scale[round] = vloadV(round, scales);
+        shift[round] = vloadV(round, beta);
+    }
+    for (uint i = 0; i < count; i++)
+        for (uint round = 0; round < ROUNDS && round < whole; round++) {
+            const floatV distance = load_realV(x, i * x_stride + round * VECTOR) - mean[round];
+            const floatV normal = distance * scale[round] + shift[round];
+            store_realV(y, i * y_stride + round * VECTOR, activate_vector(normal, activation));
+        }
+    for (uint c = whole * VECTOR; c < width; c++)
+        for (uint i = 0; i < count; i++) {
+            const float normal = (load_real(x, i * x_stride + c) - means[c]) * scales[c] + beta[c];
+            store_real(y, i * y_stride + c, activate(normal, activation));
+        }
+}
 
 __kernel __attribute__((reqd_work_group_size(WG_SIZE, 1, 1)))
 void group_norm_apply(__global const REAL *x,
@@ -32,44 +72,26 @@ void group_norm_apply(__global const REAL *x,
                       const uint samples,
                       const uint activation)
 {
-    const uint vectors = (channels + VECTOR - 1) / VECTOR;
+    const uint parts = (channels + ROUNDS * VECTOR - 1) / (ROUNDS * VECTOR);
     const uint item = get_global_id(0);
     const uint sample = get_group_id(1);
-    const uint channel = item % vectors * VECTOR;
-    const uint start = item / vectors * chunk;
+    const uint first = item % parts * (ROUNDS * VECTOR);
+    const uint end = min(first + ROUNDS * VECTOR, channels);
+    const uint start = item / parts * chunk;
     if (start >= pixels)
         return;
     const uint count = min(chunk, pixels - start);
     const size_t pixel = (size_t)sample * pixels + start;
-    const uint x2_channels = channels - x_channels;
     __global const float *means = factors + (size_t)(first_sample + sample) * 2 * channels;
     __global const float *scales = means + channels;
-
-    if (channel + VECTOR <= x_channels || (channel >= x_channels && channel + VECTOR <= channels)) {
-        const bool second = channel >= x_channels;
-        __global const REAL *p = second ? x2 + pixel * x2_channels + channel - x_channels
-                                        : x + pixel * x_channels + channel;
-        const size_t stride = second ? x2_channels : x_channels;
-        const WORD(float, VECTOR) mean = WORD(vload, VECTOR)(0, means + channel);
-        const WORD(float, VECTOR) scale = WORD(vload, VECTOR)(0, scales + channel);
-        const WORD(float, VECTOR) shift = WORD(vload, VECTOR)(0, beta + channel);
-        for (uint i = 0; i < count; i++) {
-            const WORD(float, VECTOR) value = WORD(load_real, VECTOR)(p, i * stride);
-            const WORD(float, VECTOR) normal = (value - mean) * scale + shift;
-            WORD(store_real, VECTOR)
-            (y, (pixel + i) * channels + channel, activate_vector(normal, activation));
-        }
-    } else {
-        // The last channels of x, beside the first of x2 or beside nothing.
-        for (uint c = channel; c < min(channel + VECTOR, channels); c++) {
-            const bool second = c >= x_channels;
-            __global const REAL *p = second ? x2 + pixel * x2_channels + c - x_channels
-                                            : x + pixel * x_channels + c;
-            const size_t stride = second ? x2_channels : x_channels;
-            for (uint i = 0; i < count; i++) {
-                const float normal = (load_real(p, i * stride) - means[c]) * scales[c] + beta[c];
-                store_real(y, (pixel + i) * channels + c, activate(normal, activation));
-            }
-        }
+    y += pixel * channels;
+    if (first < x_channels)
+        apply(x + pixel * x_channels + first, x_channels, means + first, scales + first,
+              beta + first, y + first, channels, count, min(end, x_channels) - first, activation);
+    if (end > x_channels) {
+        const uint begin = max(first, x_channels);
+        const uint x2_channels = channels - x_channels;
+        apply(x2 + pixel * x2_channels + begin - x_channels, x2_channels, means + begin,
+              scales + begin, beta + begin, y + begin, channels, count, end - begin, activation);
     }
 }

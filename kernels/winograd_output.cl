@@ -80,6 +80,8 @@ void winograd_output(__global const float *products,
                 if (first_row + r < out_height && first_column + c < out_width) {
                     const size_t pixel = first_pixel + (size_t)r * out_width + c;
                     const size_t at = pixel * outputs + output;
+                    // A store to a line that is not there waits for it: the next tile's come now.
+                    fetch_line((__global const char *)(y + at + TILE * outputs));
                     floatV value = activate_lanes(done[c] + shift, activation);
                     if (residual)
                         value += load_realV(residual, at);

@@ -47,12 +47,8 @@
 #define TERMS __global
 #endif
 
-// Terms of one turn of the inner loop: one where compilers would load several at once, from memory
-// that they know all about, and have no registers for them.
-#if !defined(UNROLL) && (DECODED || FORMAT || defined(DTYPE_F16))
-#define UNROLL 1
-#elif !defined(UNROLL)
-#define UNROLL 4
+#ifndef UNROLL
+#define UNROLL 4        // terms of one turn of the inner loop
 #endif
 
 // The bytes of so many weights, whole blocks.
@@ -93,11 +89,12 @@ INLINE void clear(float *target, const uint count)
 
 // sums[TILE_M][PANEL] = [sums +] rows[TILE_M][..] * panel[runs * depth][PANEL], of COLUMNS columns.
 // Rows are `stride` apart and may overlap; each is `runs` runs of `depth` terms, run_stride apart.
-// With `ahead`, lines from there on are fetched meanwhile, `ahead_step` bytes further with each term.
+// If it fetches, lines from `ahead` on come meanwhile, `ahead_step` bytes further with each term: a
+// constant, as compilers would gather the loads of all terms of a turn between branches.
 INLINE void multiply_runs(const float *rows, const size_t stride, const uint runs,
                           const size_t run_stride, TERMS const float *panel, float *sums,
-                          const uint depth, const bool add, __global const char *ahead,
-                          const uint ahead_step)
+                          const uint depth, const bool add, const bool fetches,
+                          __global const char *ahead, const uint ahead_step)
 {
     floatV sum[TILE_M][2];
 #pragma unroll
@@ -118,7 +115,7 @@ INLINE void multiply_runs(const float *rows, const size_t stride, const uint run
         for (size_t k = 0; k < depth; k++) {
             const floatV b0 = vloadV(0, panel + k * PANEL);
             const floatV b1 = vloadV(1, panel + k * PANEL);
-            if (ahead)
+            if (fetches)
                 fetch_line(ahead + k * ahead_step);
 #pragma unroll
             for (uint m = 0; m < TILE_M; m++) {
@@ -164,18 +161,19 @@ INLINE void multiply_panel(const float *packed,
     __global const float *terms = weights + start;
 #endif
     const uint bytes = WEIGHT_BYTES(depth * PANEL);
-    const uint ahead_step = (bytes + tiles * depth - 1) / (tiles * depth);
+    const uint turns = STRIPS * tiles * depth;
+    const uint ahead_step = (bytes + turns - 1) / turns;
     for (uint strip = 0; strip < STRIPS; strip++)
         for (uint tile = 0; tile < tiles; tile++) {
-            __global const char *ahead =
-                (__global const char *)weights + WEIGHT_BYTES(next) + tile * depth * ahead_step;
+            __global const char *ahead = (__global const char *)weights + WEIGHT_BYTES(next) +
+                                         (strip * tiles + tile) * depth * ahead_step;
             const uint last = min((tile + 1) * TILE_M, y_rows);
             for (uint m = tile * TILE_M; strip == 0 && m < last; m++)
                 for (uint n = 0; n < PANEL; n += 64 / sizeof(REAL))
                     fetch_line((__global const char *)(y + m * y_stride + n));
             multiply_runs(packed + tile * TILE_M * A_STRIDE, A_STRIDE, 1, 0,
                           terms + strip * COLUMNS, sums + tile * TILE_M * PANEL + strip * COLUMNS,
-                          depth, first > 0, strip == 0 ? ahead : 0, ahead_step);
+                          depth, first > 0, true, ahead, ahead_step);
         }
 }
 

@@ -203,7 +203,11 @@ pub const KERNELS: &[Kernel] = &[
     Kernel {
         name: "group_norm_apply",
         summary: "scales, shifts and activates each channel",
-        parameters: &[tuned("WG_SIZE", 64, WORK_GROUPS), tuned("VECTOR", 4, &[4, 8, 16])],
+        parameters: &[
+            tuned("WG_SIZE", 64, WORK_GROUPS),
+            tuned("VECTOR", 4, &[4, 8, 16]),
+            tuned("ROUNDS", 1, &[1, 4, 16, 64]),
+        ],
         constraints: &[],
         source: source!("group_norm_apply.cl", "activation.h"),
     },
@@ -217,7 +221,11 @@ pub const KERNELS: &[Kernel] = &[
     Kernel {
         name: "group_norm_statistics",
         summary: "takes the mean and squared distances of each channel of a chunk",
-        parameters: &[tuned("WG_SIZE", 64, WORK_GROUPS), tuned("VECTOR", 4, &[4, 8, 16])],
+        parameters: &[
+            tuned("WG_SIZE", 64, WORK_GROUPS),
+            tuned("VECTOR", 4, &[4, 8, 16]),
+            tuned("ROUNDS", 1, &[1, 4, 16, 64]),
+        ],
         constraints: &[],
         source: source!("group_norm_statistics.cl"),
     },

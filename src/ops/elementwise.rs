@@ -24,7 +24,7 @@ pub struct Spread {
 impl Spread {
     /// Work-items are the lanes on a GPU; one work-item with wide vectors has a long run on a CPU.
     ///
-    /// `given` are values that the problem decides.
+    /// `given` are values that the problem decides, or that suit it better than these.
     pub fn new(
         device: &Device,
         kernel: &'static str,
@@ -39,7 +39,7 @@ impl Spread {
         let (items, vector, rounds) = if wide { (1, 16, 64) } else { (64, 4, 4) };
         let mut suggested = given.to_vec();
         suggested.extend([("WG_SIZE", items), ("VECTOR", vector)]);
-        if has_rounds {
+        if has_rounds && !given.iter().any(|(name, _)| *name == "ROUNDS") {
             suggested.push(("ROUNDS", rounds));
         }
         Self::of(device.configuration(kernel, dtype, class, &suggested))

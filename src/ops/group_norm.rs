@@ -164,12 +164,15 @@ impl<'a> Input<'a> {
     }
 
     fn spread(&self, kernel: &'static str, class: &Class) -> Spread {
-        Spread::new(self.x.device(), kernel, self.x.dtype(), class, &[])
+        // A processor foresees memory in its order: all channels of a pixel, then the next pixel's.
+        let rounds = if self.x.device().info().prefers_register_tiles() { 64 } else { 1 };
+        Spread::new(self.x.device(), kernel, self.x.dtype(), class, &[("ROUNDS", rounds)])
     }
 
     /// Work-groups over (chunk, vector of channels) and samples.
     fn grid(&self, spread: &Spread, band: &Band) -> [usize; 3] {
-        let items = self.chunks(band) * self.channels.div_ceil(spread.vector);
+        let of_item = spread.vector * spread.rounds;
+        let items = self.chunks(band) * self.channels.div_ceil(of_item);
         [items.div_ceil(spread.items), band.samples.len(), 1]
     }
 

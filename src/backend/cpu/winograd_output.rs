@@ -5,7 +5,7 @@ use half::f16;
 use super::attention::lanes::Lanes;
 use super::vector_math::{activate, narrow, widen};
 use super::winograd::{self, MOST, Target, Task, both_ways, floats, matrices, transform_products};
-use super::{Arguments, Reals, RealsMut, activation};
+use super::{Arguments, Reals, RealsMut, activation, rows};
 
 /// The products of tiles, by what their sizes are called in the kernel.
 struct Products<'a> {
@@ -188,7 +188,13 @@ impl Output<'_> {
         match &self.y {
             Elements::F32(y) => {
                 // SAFETY: as this function's.
-                unsafe { y.part(start, values.len()) }.copy_from_slice(values);
+                let y = unsafe { y.part(start, values.len()) };
+                y.copy_from_slice(values);
+                // A store to a line that is not there waits for it: the next tile's come now.
+                let next = y.as_ptr().wrapping_add(self.sizes.tile * self.sizes.outputs);
+                for at in (0..values.len()).step_by(16) {
+                    rows::fetch_line(next.wrapping_add(at).cast());
+                }
             }
             Elements::F16(y) => {
                 // SAFETY: as this function's.
