@@ -7,6 +7,7 @@
 
 use std::path::Path;
 
+use ellesmere::device::Tiling;
 use ellesmere::models::config::{FromJson, UNetConfig, VaeConfig};
 use ellesmere::models::{UNet, VaeDecoder, VaeEncoder};
 use ellesmere::nn::TensorSource;
@@ -69,6 +70,15 @@ fn measure(device: &Device, options: &Options) -> Result<()> {
             let latent = tensor(&[1, side, side, 4])?;
             report(device, options, &name, gflop, || model.decode(&latent))?;
         }
+    }
+    // Attention over 65,536 positions is 8,796 of these GFLOP; bands of a picture wait on the host.
+    let name = "SD VAE decode to 2048x2048, tiles of 512";
+    if options.wants(name) {
+        let model = VaeDecoder::load(device, dtype, &config, &Drawn)?;
+        let latent = tensor(&[1, 256, 256, 4])?;
+        let tiling = Tiling::new([2048, 2048], 8, 512)?.expect("the picture is larger than a tile");
+        let _tiled = device.tile(tiling);
+        report(device, options, name, 48_478.0, || model.decode(&latent))?;
     }
     let name = "SD VAE encode from 512x512";
     if options.wants(name) {

@@ -11,7 +11,7 @@ use crate::backend::record::{Record, Recorded, RecordedLaunch, RecordedStage};
 use crate::backend::{Argument, Backend, Buffer, Launch, LaunchLimit, Program, ProgramSource};
 use crate::info::DeviceInfo;
 use crate::kernel::{Configuration, Kernel, ProgramCache, ProgramStats};
-use crate::memory::{Block, Lifetime, Limits, MemoryManager, MemoryStats, ParkedBlock, zeros};
+use crate::memory::{Block, Lifetime, Limits, MemoryManager, MemoryStats, ParkedBlock};
 use crate::profile::{Profile, Work};
 use crate::tune::{Autotune, Configurations, Forced};
 use crate::{DType, Result};
@@ -361,7 +361,7 @@ impl Device {
         match &self.inner.record {
             Some(record) => record.would_read(home.bytes()),
             None => {
-                data = zeros(home.bytes() as usize)?;
+                data = self.memory().host_bytes(home.bytes() as usize)?;
                 self.backend().read(source, 0, &mut data)?;
             }
         }

@@ -48,6 +48,8 @@ struct State {
     /// The allocations around guarded blocks.
     guarded: Vec<Weak<Buffer>>,
     stream: Stream,
+    /// What parked blocks left on the host while others are parked, for the next ones.
+    unparked: Vec<Vec<u8>>,
 }
 
 /// What a manager may do.
@@ -96,6 +98,7 @@ impl MemoryManager {
             most_live_bytes: 0,
             guarded: Vec::new(),
             stream: Stream::default(),
+            unparked: Vec::new(),
         });
         Self { backend, limits, state }
     }

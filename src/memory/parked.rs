@@ -42,8 +42,13 @@ impl ParkedBlock {
 
 impl Drop for ParkedBlock {
     fn drop(&mut self) {
-        if self.data.get().is_some() {
-            self.manager.state().stats.unparked(self.bytes);
+        let Some(data) = self.data.take() else { return };
+        let mut state = self.manager.state();
+        state.stats.unparked(self.bytes);
+        // The next band takes it over: a system's fresh pages cost more than the copy to them.
+        state.unparked.push(data);
+        if state.stats.parked_bytes == 0 {
+            state.unparked.clear();
         }
     }
 }
@@ -52,6 +57,29 @@ impl MemoryManager {
     /// A place for `bytes` bytes on the host, not yet filled.
     pub fn parked_block(self: &Arc<Self>, bytes: u64) -> ParkedBlock {
         ParkedBlock { bytes, data: OnceLock::new(), manager: Arc::clone(self) }
+    }
+
+    /// `bytes` bytes on the host to fill a parked block with: what another left, or zeros.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Argument`] if the host has no room for them.
+    pub(crate) fn host_bytes(&self, bytes: usize) -> Result<Vec<u8>> {
+        let unparked = &mut self.state().unparked;
+        unparked.sort_unstable_by_key(Vec::capacity);
+        let mut data = match unparked.iter().position(|data| data.capacity() >= bytes) {
+            Some(place) => unparked.remove(place),
+            None => {
+                // None is large enough: a new one takes the place of the largest.
+                unparked.pop();
+                return zeros(bytes).or_else(|_| {
+                    unparked.clear();
+                    zeros(bytes)
+                });
+            }
+        };
+        data.resize(bytes, 0);
+        Ok(data)
     }
 }
 
@@ -71,6 +99,26 @@ pub fn zeros(bytes: usize) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_block_takes_over_what_another_left() {
+        let manager = crate::memory::tests::manager(1 << 20, 1 << 20);
+        let place = |bytes: usize| {
+            let data = manager.host_bytes(bytes).unwrap();
+            let start = data.as_ptr();
+            let block = manager.parked_block(bytes as u64);
+            block.fill(data);
+            (block, start)
+        };
+        let (stays, _) = place(64);
+        let (first, start) = place(4096);
+        drop(first);
+        let (second, again) = place(1024);
+        assert_eq!(again, start, "the smallest that is large enough");
+        assert_eq!(second.data().len(), 1024);
+        drop((second, stays));
+        assert_eq!(manager.state().unparked.len(), 0, "nothing waits, so nothing is kept");
+    }
 
     #[test]
     fn a_host_without_room_is_an_error() {

@@ -9,7 +9,7 @@ const LIMITS: Limits = Limits {
     copies_ahead: false,
 };
 
-fn manager(budget_bytes: u64, max_allocation_bytes: u64) -> Arc<MemoryManager> {
+pub(super) fn manager(budget_bytes: u64, max_allocation_bytes: u64) -> Arc<MemoryManager> {
     let limits = Limits { budget_bytes, max_allocation_bytes, ..LIMITS };
     Arc::new(MemoryManager::new(Arc::new(Cpu::new()), limits))
 }
