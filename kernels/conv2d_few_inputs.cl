@@ -101,9 +101,8 @@ void conv2d_few_inputs(__global const REAL *x,
                 for (uint column = 0; column < PANEL; column += COLUMNS)
                     multiply_runs(lines + tile * TILE_M * CHANNELS, CHANNELS, WINDOW, LINE,
                                   panel + column, sums + column, WINDOW * CHANNELS, false, false, 0, 0);
-                for (uint m = 0; m < count; m++)
-                    store_row(sums + m * PANEL, p * PANEL, outputs, first_row + m, sample, bias,
-                              sample_bias, residual, y, activation);
+                store_rows(sums, count, p * PANEL, outputs, first_row, out_height * out_width, bias,
+                           sample_bias, residual, y, activation);
             }
         }
     }

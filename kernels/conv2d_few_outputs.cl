@@ -8,7 +8,8 @@
 //   sample_bias  [samples, outputs]  REAL, or absent
 //   residual, y  [samples, out_height, out_width, outputs]  REAL; residual may be absent
 //   top, left    padding before x
-//   read_height, read_width  where x ends as it is read: whatever is asked beyond is zero
+//   read_height, read_width  where x ends as it is read: whatever is asked beyond is zero;
+//                read_width is at least TILE_M
 //   launch       work-items that share out the rows of y, each cut into strips of pixels
 //
 // For CPU devices. A panel would be nearly empty, and each pixel of x read nine times. Here the
@@ -28,8 +29,8 @@
 #define TAP_PANELS ((TAPS + TAPS_OF_PANEL - 1) / TAPS_OF_PANEL)
 #define PASSES (TAP_PANELS * STRIPS)            // over a tile's pixels
 #define STRIP (TILES * TILE_M)                  // most pixels of x under a strip
-#define STRIDE (CHANNELS + 16)                  // between packed pixels: no power of two
-#define RING (TAP_PANELS * STRIP * PANEL)       // the products of a row
+#define LINE (TILE_M + STRIP)                   // products of a row, after room for a tile
+#define RING (TAP_PANELS * LINE * PANEL)        // the products of a row
 #if OUTPUTS <= 4
 #define LANES 4                                 // of a vector that holds a pixel's outputs
 #else
@@ -52,31 +53,40 @@ INLINE void unpack_taps(float *taps, __global const REAL *weights)
     }
 }
 
-// products[TAP_PANELS][STRIP][PANEL] of a row's pixels `first` to `first + tiles * TILE_M`; those
-// outside x are zero. A tile's pixels lie together: those of the next are fetched meanwhile, as
-// memory takes about as long as the products.
-INLINE void multiply_row(__global const REAL *x, const size_t row_start, const int first,
-                         const uint tiles, const int read_width, const float *taps, float *packed,
-                         float *products)
+// products[TAP_PANELS][LINE][PANEL], from the TILE_M-th of a line on, of a row's pixels `first` to
+// `first + tiles * TILE_M`; those outside x are zero. Tiles lie in x as a whole, so that they may
+// begin before a line or end after it: there is room. The next tile's pixels are fetched meanwhile,
+// as memory takes about as long as the products.
+INLINE void multiply_row(__global const REAL *x, const size_t row_start, const uint width,
+                         const int first, const uint tiles, const int read_width,
+                         const float *taps, float *products)
 {
-    for (uint tile = 0; tile < tiles; tile++) {
-        const int of_tile = first + (int)(tile * TILE_M);
-        for (uint m = 0; m < TILE_M; m++) {
-            const int column = of_tile + (int)m;
-            if (column >= 0 && column < read_width)
-                unpack(packed + m * STRIDE, x, row_start + (size_t)column * CHANNELS, CHANNELS);
-            else
-                clear(packed + m * STRIDE, CHANNELS);
-        }
-        __global const char *next =
-            (__global const char *)(x + row_start + (long)(of_tile + TILE_M) * CHANNELS);
+#ifdef DTYPE_F16
+    float rows[TILE_M * CHANNELS];
+#endif
+    const int begin = max(first, 0);
+    const int end = first + (int)(tiles * TILE_M);
+    const int inside = min(end, read_width);
+    for (int pixel = first; pixel < end; pixel++)
+        for (uint p = 0; (pixel < begin || pixel >= inside) && p < TAP_PANELS; p++)
+            clear(products + (p * LINE + TILE_M + pixel - first) * PANEL, PANEL);
+    for (int pixel = begin; pixel < inside; pixel += TILE_M) {
+        const int of_tile = min(pixel, read_width - TILE_M);
+        const size_t start = row_start + (size_t)of_tile * CHANNELS;
+#ifdef DTYPE_F16
+        unpack(rows, x, start, TILE_M * CHANNELS);
+#else
+        __global const float *rows = x + start;
+#endif
+        const size_t next = pixel + TILE_M < inside ? pixel + TILE_M : begin + width;
+        __global const char *ahead = (__global const char *)(x + row_start + next * CHANNELS);
         const uint step = (TILE_M * sizeof(REAL) + PASSES - 1) / PASSES;
         for (uint pass = 0; pass < PASSES; pass++) {
             const uint p = pass / STRIPS;
             const uint column = pass % STRIPS * COLUMNS;
-            multiply_runs(packed, STRIDE, 1, 0, taps + p * CHANNELS * PANEL + column,
-                          products + (p * STRIP + tile * TILE_M) * PANEL + column, CHANNELS,
-                          false, true, next + pass * CHANNELS * step, step);
+            multiply_runs(rows, CHANNELS, 1, 0, taps + p * CHANNELS * PANEL + column,
+                          products + (p * LINE + TILE_M + of_tile - first) * PANEL + column,
+                          CHANNELS, false, true, ahead + pass * CHANNELS * step, step);
         }
     }
 }
@@ -87,13 +97,13 @@ INLINE void gather(const float *ring, const uint out_row, const uint pixels, flo
 {
     const float *rows[WINDOW];
     for (uint row = 0; row < WINDOW; row++)
-        rows[row] = ring + (out_row + row) % WINDOW * RING;
+        rows[row] = ring + (out_row + row) % WINDOW * RING + TILE_M * PANEL;
     for (uint pixel = 0; pixel < pixels; pixel++) {
         floatL sum = 0.0f;
 #pragma unroll
         for (uint tap = 0; tap < TAPS; tap++)
             sum += vloadL(0, rows[tap / WINDOW] + tap % TAPS_OF_PANEL * OUTPUTS +
-                          (tap / TAPS_OF_PANEL * STRIP + pixel + tap % WINDOW) * PANEL);
+                          (tap / TAPS_OF_PANEL * LINE + pixel + tap % WINDOW) * PANEL);
         vstoreL(sum, 0, sums + pixel * OUTPUTS);
     }
 }
@@ -156,11 +166,11 @@ void conv2d_few_outputs(__global const REAL *x,
 {
     const uint most = STRIP - WINDOW + 1;
     const uint strips = (out_width + most - 1) / most;
+    const uint all_tiles = (out_width + strips * (WINDOW - 1) + TILE_M - 1) / TILE_M;
     const uint all = samples * strips * out_height;
     const uint end = share(all, get_num_groups(0), get_group_id(0) + 1);
     float taps[TAP_PANELS * CHANNELS * PANEL];
-    float packed[TILE_M * STRIDE];
-    float ring[WINDOW * RING + LANES];
+    float ring[WINDOW * RING + TILE_M * PANEL];
     float sums[STRIP * OUTPUTS + LANES];
     float offsets[STRIP * OUTPUTS];
     uint offsets_of = samples;
@@ -171,16 +181,17 @@ void conv2d_few_outputs(__global const REAL *x,
         const uint out_row = i % out_height;
         const uint strip = i / out_height % strips;
         const uint sample = i / out_height / strips;
-        const uint first = strip * most;
-        const uint pixels = min(most, out_width - first);
-        const uint tiles = (pixels + WINDOW - 1 + TILE_M - 1) / TILE_M;
+        const uint first_tile = share(all_tiles, strips, strip);
+        const uint tiles = share(all_tiles, strips, strip + 1) - first_tile;
+        const uint first = first_tile * TILE_M - strip * (WINDOW - 1);
+        const uint pixels = min(tiles * TILE_M - (WINDOW - 1), out_width - first);
         // The row of y before has left its other rows in the ring.
         for (uint line = follows && out_row > 0 ? WINDOW - 1 : 0; line < WINDOW; line++) {
             float *products = ring + (out_row + line) % WINDOW * RING;
             const int row = (int)(out_row + line) - top;
             if (row >= 0 && row < (int)read_height)
-                multiply_row(x, ((size_t)sample * height + row) * width * CHANNELS,
-                             (int)first - left, tiles, read_width, taps, packed, products);
+                multiply_row(x, ((size_t)sample * height + row) * width * CHANNELS, width,
+                             (int)first - left, tiles, read_width, taps, products);
             else
                 clear(products, RING);
         }

@@ -88,10 +88,8 @@ void conv2d_register(__global const REAL *x,
                            results, results_rows, outputs);
             if (first + depth < inputs)
                 continue;
-            for (uint m = 0; m < block_rows; m++)
-                store_row(of_panel + m * PANEL, (first_panel + p) * PANEL, outputs, first_row + m,
-                          (first_row + m) / (out_height * out_width), bias, sample_bias, residual,
-                          y, activation);
+            store_rows(of_panel, block_rows, (first_panel + p) * PANEL, outputs, first_row,
+                       out_height * out_width, bias, sample_bias, residual, y, activation);
         }
     }
 }

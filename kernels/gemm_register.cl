@@ -69,9 +69,8 @@ void gemm_register(__global const REAL *x,
                            results_rows, outputs);
             if (first + depth < inputs)
                 continue;
-            for (uint m = 0; m < block_rows; m++)
-                store_row(of_panel + m * PANEL, (first_panel + p) * PANEL, outputs, first_row + m,
-                          0, bias, 0, residual, y, activation);
+            store_rows(of_panel, block_rows, (first_panel + p) * PANEL, outputs, first_row, rows,
+                       bias, 0, residual, y, activation);
         }
     }
 }

@@ -25,8 +25,8 @@
 #define TILE_K 256      // most terms between two visits of the sums in memory; a multiple of 16
 #endif
 
-#ifndef DECODED
-#define DECODED 0       // 1: the kernel itself brings the terms of panels to private memory
+#ifndef ROWS_STAY
+#define ROWS_STAY 0     // 1: rows are read where they lie if they are float, and terms are private
 #endif
 
 #define COLUMNS (2 * VECTOR)            // outputs of a register tile
@@ -40,11 +40,16 @@
 #define load_realV WORD(load_real, VECTOR)
 #define store_realV WORD(store_real, VECTOR)
 
-// Where a panel's terms are as float.
-#if DECODED || FORMAT || defined(DTYPE_F16)
+// Where a panel's terms are as float, and the rows that they multiply.
+#if ROWS_STAY || FORMAT || defined(DTYPE_F16)
 #define TERMS __private
 #else
 #define TERMS __global
+#endif
+#if ROWS_STAY && !defined(DTYPE_F16)
+#define ROWS __global
+#else
+#define ROWS __private
 #endif
 
 #ifndef UNROLL
@@ -91,7 +96,7 @@ INLINE void clear(float *target, const uint count)
 // Rows are `stride` apart and may overlap; each is `runs` runs of `depth` terms, run_stride apart.
 // If it fetches, lines from `ahead` on come meanwhile, `ahead_step` bytes further with each term: a
 // constant, as compilers would gather the loads of all terms of a turn between branches.
-INLINE void multiply_runs(const float *rows, const size_t stride, const uint runs,
+INLINE void multiply_runs(ROWS const float *rows, const size_t stride, const uint runs,
                           const size_t run_stride, TERMS const float *panel, float *sums,
                           const uint depth, const bool add, const bool fetches,
                           __global const char *ahead, const uint ahead_step)
@@ -105,7 +110,7 @@ INLINE void multiply_runs(const float *rows, const size_t stride, const uint run
     for (uint run = 0; run < runs; run++, rows += run_stride, panel += depth * PANEL) {
         // Every third row has a pointer: the two after it are one and two strides on, which an
         // instruction can add.
-        const float *thirds[(TILE_M + 2) / 3];
+        ROWS const float *thirds[(TILE_M + 2) / 3];
 #pragma unroll
         for (uint third = 0; third < (TILE_M + 2) / 3; third++)
             thirds[third] = rows + 3 * third * stride;
@@ -132,6 +137,7 @@ INLINE void multiply_runs(const float *rows, const size_t stride, const uint run
     }
 }
 
+#if !ROWS_STAY
 // sums[BLOCK_M][PANEL] = [sums +] packed[BLOCK_M][A_STRIDE] * the terms first..first + depth of a
 // panel; added to what is there unless these are the first. Fetched meanwhile are the weights from
 // `next` on, as many, and the `y_rows` rows of y, y_stride apart, to which the sums go next: a store
@@ -154,7 +160,7 @@ INLINE void multiply_panel(const float *packed,
     float terms[TILE_K * PANEL];
     for (uint k = 0; k < depth; k += 16)
         unpack_terms(terms + k * PANEL, weights, start + k * PANEL);
-#elif DECODED || defined(DTYPE_F16)
+#elif defined(DTYPE_F16)
     float terms[TILE_K * PANEL];
     unpack(terms, weights, start, depth * PANEL);
 #else
@@ -176,6 +182,7 @@ INLINE void multiply_panel(const float *packed,
                           depth, first > 0, true, ahead, ahead_step);
         }
 }
+#endif
 
 // Where the weights begin that a block multiplies after the part from `first` on of its p-th panel:
 // at its end those of the next block, which has the same panels.
@@ -234,4 +241,41 @@ INLINE void store_row(const float *sums,
             value += load_real(residual, start + n);
         store_real(y, start + n, value);
     }
+}
+
+// As store_row, of `count` rows from `row` on; sample_rows are one sample's.
+INLINE void store_rows(const float *sums,
+                       const uint count,
+                       const uint first_output,
+                       const uint outputs,
+                       const size_t row,
+                       const uint sample_rows,
+                       __global const float *bias,
+                       __global const REAL *sample_bias,
+                       __global const REAL *residual,
+                       __global REAL *y,
+                       const uint activation)
+{
+    // What nearly all products ask for, without a question at every vector.
+    if (first_output + PANEL <= outputs && !sample_bias && activation == ACTIVATION_NONE) {
+        floatV offsets[PANEL / VECTOR];
+#pragma unroll
+        for (uint n = 0; n < PANEL / VECTOR; n++)
+            offsets[n] = bias ? vloadV(n, bias + first_output) : 0.0f;
+        for (uint m = 0; m < count; m++) {
+            const size_t start = (row + m) * outputs + first_output;
+#pragma unroll
+            for (uint n = 0; n < PANEL / VECTOR; n++) {
+                floatV value = vloadV(n, sums + m * PANEL) + offsets[n];
+                if (residual)
+                    value += load_realV(residual, start + n * VECTOR);
+                store_realV(y, start + n * VECTOR, value);
+            }
+        }
+        return;
+    }
+    for (uint m = 0; m < count; m++)
+        store_row(sums + m * PANEL, first_output, outputs, row + m,
+                  sample_bias ? (row + m) / sample_rows : 0, bias, sample_bias, residual, y,
+                  activation);
 }

@@ -99,7 +99,7 @@ pub const KERNELS: &[Kernel] = &[
         parameters: &[
             given("CHANNELS", 128),
             given("OUTPUTS", 3),
-            given("DECODED", 1),
+            given("ROWS_STAY", 1),
             REGISTER_TILES[0],
             REGISTER_TILES[1],
             REGISTER_TILES[2],

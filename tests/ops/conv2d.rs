@@ -87,7 +87,8 @@ fn cases() -> Vec<Case> {
     vec![
         plain("one pixel: nothing but padding around it", [1, 1, 1, 1], 1),
         plain("few channels in: the first layer", [1, 9, 7, 4], 48),
-        plain("few channels out: the last layer", [1, 7, 9, 40], 3),
+        plain("few channels out: the last layer", [1, 7, 19, 40], 3),
+        plain("few channels out: narrower than a tile", [1, 7, 9, 40], 3),
         plain(
             "few channels in: more pixels in a row than a strip, outputs of odd number",
             [1, 3, 301, 3],
@@ -114,7 +115,7 @@ fn cases() -> Vec<Case> {
         ),
         plain(
             "few channels out: taps in two panels, channels apart by a power of two",
-            [1, 5, 14, 1024],
+            [1, 5, 18, 1024],
             4,
         ),
         Case {
@@ -123,17 +124,21 @@ fn cases() -> Vec<Case> {
             activation: Activation::Silu,
             ..plain(
                 "few channels out: two samples, taps in three panels, a whole epilogue",
-                [2, 9, 13, 24],
+                [2, 9, 17, 24],
                 8,
             )
         },
         Case {
             params: Conv2d { padding: Padding { left: 0, right: 2, top: 2, bottom: 0 }, ..SAME },
-            ..plain("few channels out: uneven padding", [1, 6, 15, 10], 5)
+            ..plain("few channels out: uneven padding", [1, 6, 23, 10], 5)
+        },
+        Case {
+            params: Conv2d { padding: Padding { left: 2, right: 0, top: 0, bottom: 2 }, ..SAME },
+            ..plain("few channels out: uneven padding, two strips", [1, 3, 57, 16], 2)
         },
         Case {
             params: Conv2d { crop: [1, 2], ..SAME },
-            ..plain("few channels out: rows and columns that are not there", [2, 6, 15, 9], 1)
+            ..plain("few channels out: rows and columns that are not there", [2, 6, 18, 9], 1)
         },
         plain("channels of odd number", [1, 6, 5, 17], 33),
         plain("more terms than a block of K, which ends inside a window", [1, 4, 4, 160], 36),
@@ -266,7 +271,7 @@ fn few_channels_have_kernels_of_their_own_on_cpu_devices() {
     };
     let few_inputs = plain("the first layer", [1, 5, 6, 4], 32);
     assert_eq!(launched(&few_inputs), "conv2d_few_inputs");
-    assert_eq!(launched(&plain("the last", [1, 5, 6, 32], 4)), "conv2d_few_outputs");
+    assert_eq!(launched(&plain("the last", [1, 5, 20, 32], 4)), "conv2d_few_outputs");
     let strided = Case { params: Conv2d { stride: 2, ..SAME }, ..few_inputs };
     assert_eq!(launched(&strided), "conv2d_register");
 }

@@ -1,6 +1,7 @@
 //! A launch's arguments by name, as slices.
 
 use std::cell::Cell;
+use std::ops::Range;
 
 use half::f16;
 
@@ -37,6 +38,21 @@ impl<'a> Reals<'a> {
             Reals::F16(values) => values[index].to_f32(),
         }
     }
+
+    /// Where so many elements from `start` on lie; those that are not there are none.
+    pub fn bytes(&self, start: usize, count: usize) -> Range<*const u8> {
+        match self {
+            Reals::F32(values) => addresses(values, start..start + count),
+            Reals::F16(values) => addresses(values, start..start + count),
+        }
+    }
+}
+
+/// Where the values of a range lie that are there.
+pub(super) fn addresses<T>(values: &[T], range: Range<usize>) -> Range<*const u8> {
+    let end = range.end.min(values.len());
+    let Range { start, end } = values[range.start.min(end)..end].as_ptr_range();
+    start.cast()..end.cast()
 }
 
 /// Elements of the program's `REAL`, written from f32 with one rounding.

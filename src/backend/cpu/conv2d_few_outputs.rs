@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::conv2d::{self, Sizes};
-use super::product::tile::{self, Left, Tile, Work};
+use super::product::tile::{self, Ahead, Left, Tile, Work};
 use super::product::{DEPTH, Epilogue, Line, Output, STRIDE, floats, part};
 use super::{Arguments, PANEL, Reals, parallel, rows};
 
@@ -92,7 +92,7 @@ impl Work for (Rows<'_>, &mut Scratch) {
         let (rows, scratch) = self;
         let (sizes, kernel_rows) = (rows.sizes, rows.sizes.kernel_height);
         let row_length = rows.taps.panels * sizes.width * PANEL;
-        let products = floats(&mut scratch.products, kernel_rows * row_length);
+        let products = floats(&mut scratch.products, kernel_rows * row_length + PANEL);
         let packed = floats(&mut scratch.packed, T::ROWS * STRIDE);
         let mut next = rows.rows.start;
         for row in rows.rows.clone() {
@@ -106,12 +106,17 @@ impl Work for (Rows<'_>, &mut Scratch) {
                 }
             }
             next = row + kernel_rows;
-            rows.gather(row, products, row_length);
+            match sizes.outputs {
+                ..=4 => rows.gather::<4>(row, products, row_length),
+                _ => rows.gather::<8>(row, products, row_length),
+            }
         }
     }
 }
 
-/// The products of a row of pixels, `first` on, with every tap: `[panels][width][PANEL]`.
+/// The products of a row of pixels, `first` on, with every tap: `[panels][width][PANEL]`. The next
+/// tile's pixels are fetched meanwhile, those of the next row at last, as memory takes about as long
+/// as the products.
 #[inline(always)]
 fn multiply_row<T: Tile>(
     sizes: &Sizes,
@@ -128,26 +133,28 @@ fn multiply_row<T: Tile>(
         let tile = part(width, tiles, tile);
         for from in (0..channels).step_by(DEPTH) {
             let depth = DEPTH.min(channels - from);
-            // Packing reads x from front to back, as fast as the memory; a tile would read it in
-            // many short runs.
             for (pixel, target) in tile.clone().zip(packed.chunks_exact_mut(STRIDE)) {
                 rows::read(&x, (first + pixel) * channels + from, &mut target[..depth]);
             }
             let left = Left::rows(packed, STRIDE);
+            let next = (first + tile.end) * channels + from * tile.len();
+            let next = x.bytes(next, depth * tile.len());
             for panel in 0..taps.panels {
                 let terms = &taps.weights[(panel * channels + from) * PANEL..][..depth * PANEL];
                 let start = (panel * width + tile.start) * PANEL;
                 let sums = &mut target[start..start + tile.len() * PANEL];
                 let used = taps.per_panel.min(in_all - panel * taps.per_panel);
-                T::multiply(left, terms, used * sizes.outputs, sums, from > 0, None);
+                let ahead = Ahead::part(&next, panel, taps.panels, depth);
+                T::multiply(left, terms, used * sizes.outputs, sums, from > 0, Some(ahead));
             }
         }
     }
 }
 
 impl Rows<'_> {
+    /// A row of the result. `LANES` are a pixel's outputs and some more, which are not stored.
     #[inline(always)]
-    fn gather(&self, row: usize, products: &[f32], row_length: usize) {
+    fn gather<const LANES: usize>(&self, row: usize, products: &[f32], row_length: usize) {
         let Sizes { width, outputs, out_width, kernel_height, kernel_width, .. } = *self.sizes;
         let left = self.sizes.left as usize;
         let mut sums = [0.0; GATHERED * PANEL];
@@ -161,15 +168,15 @@ impl Rows<'_> {
                 }
                 let (panel, column) = self.taps.place(tap, outputs);
                 let start = (row + kernel_row) % kernel_height * row_length;
-                let products = &products[start + panel * width * PANEL..][..width * PANEL];
+                let products = &products[start + panel * width * PANEL + column..];
                 // Pixels whose window has a pixel of x there.
                 let from = pixels.start.max(left.saturating_sub(kernel_column));
                 let end =
                     pixels.end.min((self.sizes.read_width + left).saturating_sub(kernel_column));
                 for pixel in from..end {
-                    let product = (pixel + kernel_column - left) * PANEL + column;
-                    let sum = &mut sums[(pixel - first) * PANEL..][..outputs];
-                    for (sum, product) in sum.iter_mut().zip(&products[product..][..outputs]) {
+                    let products = &products[(pixel + kernel_column - left) * PANEL..][..LANES];
+                    let sum = &mut sums[(pixel - first) * PANEL..][..LANES];
+                    for (sum, product) in sum.iter_mut().zip(products) {
                         *sum += product;
                     }
                 }

@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
+use super::arguments::addresses;
 use super::vector_math::{Level, level, widen};
 use super::{PANEL, Reals, rows};
 use crate::Format;
@@ -93,18 +94,12 @@ impl Terms<'_> {
 
     /// Where so many weights from `start` on lie; those that are not there are none.
     pub fn bytes(&self, start: usize, count: usize) -> Range<*const u8> {
-        fn of<T>(values: &[T], range: Range<usize>) -> Range<*const u8> {
-            let end = range.end.min(values.len());
-            let Range { start, end } = values[range.start.min(end)..end].as_ptr_range();
-            start.cast()..end.cast()
-        }
         match *self {
-            Terms::Reals(Reals::F32(values)) => of(values, start..start + count),
-            Terms::Reals(Reals::F16(values)) => of(values, start..start + count),
+            Terms::Reals(reals) => reals.bytes(start, count),
             Terms::Blocks(format, blocks) => {
                 // Of a block of many terms, as many of its bytes.
                 let bytes = |weights: usize| weights / format.block_values() * format.held_bytes();
-                of(blocks, bytes(start)..bytes(start + count))
+                addresses(blocks, bytes(start)..bytes(start + count))
             }
         }
     }

@@ -22,6 +22,8 @@ const FEW_INPUTS: usize = 8;
 const FEW_OUTPUTS: usize = 8;
 /// The most channels whose taps are held at once.
 const MOST_CHANNELS: usize = 1280;
+/// The least columns of an image to few outputs: the kernel reads whole tiles of a row.
+const FEW_OUTPUTS_WIDTH: usize = 16;
 /// Pixels for a work-item: rows that it shares with a neighbour are few beside its own.
 const ITEM_PIXELS: usize = 512;
 
@@ -33,6 +35,7 @@ pub fn edge(problem: &Problem, info: &DeviceInfo) -> Option<Edge> {
     }
     if problem.outputs <= FEW_OUTPUTS
         && (FEW_INPUTS + 1..=MOST_CHANNELS).contains(&problem.channels)
+        && params.read_size(problem.input)[1] >= FEW_OUTPUTS_WIDTH
     {
         Some(Edge::FewOutputs)
     } else if problem.channels <= FEW_INPUTS && problem.outputs > FEW_OUTPUTS {
@@ -62,11 +65,17 @@ pub(super) fn edge_tiling(
 ) -> Tiling {
     let [outputs, channels] = [1, 2].map(|index| class.0[index].1);
     let [vector, tile_rows, tiles, ..] = suggested_register_tiles(device.info(), class.0[0].1);
-    let mut suggested = vec![("CHANNELS", channels as u32)];
+    let mut suggested = vec![("CHANNELS", channels as u32), vector];
     if kernel == Edge::FewOutputs.kernel() {
         suggested.push(("OUTPUTS", outputs as u32));
     }
-    suggested.extend([vector, tile_rows, tiles]);
+    suggested.extend(match (vector.1, kernel == Edge::FewOutputs.kernel()) {
+        // As many rows as there are registers for: strips whose ring stays in a first cache, and
+        // rows of 64 pixels in five tiles.
+        (16, true) => [("TILE_M", 14), ("TILES", 4)],
+        (16, false) => [("TILE_M", 13), ("TILES", 8)],
+        _ => [tile_rows, tiles],
+    });
     let configuration = device.configuration(kernel, dtype, class, &suggested);
     Tiling::new(device, class, configuration, |info, class, _| {
         // Several for each core, so that the last ones end together.
@@ -103,6 +112,7 @@ mod tests {
             ("vae decoder's last", layer(128, 3, 512, same), Some(Edge::FewOutputs)),
             ("vae encoder's last", layer(512, 8, 64, same), Some(Edge::FewOutputs)),
             ("a resnet", layer(320, 320, 64, same), None),
+            ("the last of a narrow image", layer(320, 4, 15, same), None),
             ("few of both", layer(4, 4, 64, same), None),
             ("strided", layer(4, 320, 64, strided), None),
         ] {
