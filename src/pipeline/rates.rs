@@ -138,27 +138,43 @@ impl TensorSource for Noted<'_> {
     }
 }
 
-/// What loading a byte of weights takes: that of some of the UNet's, which are most of a model.
+/// What loading a byte of weights takes: that of some of the UNet's, which are most of a model. Small
+/// ones are among them, as a tensor takes its time by itself.
 fn seconds_per_byte(device: &Device, files: &ModelFiles, dtype: DType) -> Result<f64> {
     /// After so long it is known well enough.
     const LIMIT: Duration = Duration::from_millis(400);
     /// How many are loaded at most, from all over the model.
-    const SAMPLES: usize = 64;
+    const SAMPLES: usize = 128;
     let part = &files.unet;
     let noted = Noted { source: &part.weights, tensors: RefCell::default() };
     UNet::load(&device.dry_run_within(u64::MAX / 2), dtype, &part.config, &noted)?;
-    let mut tensors = noted.tensors.into_inner();
-    tensors.retain(|(_, shape)| matches!(shape.len(), 2 | 4));
+    let tensors = noted.tensors.into_inner();
     let bench = device.beside()?;
-    let step = tensors.len().div_ceil(SAMPLES).max(1);
+    let loader = Loader::new(&bench, dtype, &part.weights);
+    // A model's weights take memory that was not used before: none of it goes back meanwhile.
+    let (mut vectors, mut weights) = (Vec::new(), Vec::new());
+    // An odd step: of weights and biases in turn it takes both.
+    let step = tensors.len().div_ceil(SAMPLES) | 1;
     let (begin, mut seconds, mut bytes) = (Instant::now(), 0.0, 0);
     for (name, shape) in tensors.iter().step_by(step) {
-        let sizes = std::array::from_fn(|axis| *shape.get(axis).unwrap_or(&1));
-        let load = || {
+        let mut load = || {
             let start = Instant::now();
-            let weights = Loader::new(&bench, dtype, &part.weights).convolution(name, sizes)?;
-            let elapsed = start.elapsed().as_secs_f64();
-            Ok::<_, Error>((elapsed, weights.pieces().iter().map(Weights::bytes).sum::<usize>()))
+            let bytes = match shape[..] {
+                [length] => {
+                    let vector = loader.vector(name, length)?;
+                    let bytes = length * vector.dtype().size();
+                    vectors.push(vector);
+                    bytes
+                }
+                _ => {
+                    let sizes = std::array::from_fn(|axis| *shape.get(axis).unwrap_or(&1));
+                    let weight = loader.convolution(name, sizes)?;
+                    let bytes = weight.pieces().iter().map(Weights::bytes).sum();
+                    weights.push(weight);
+                    bytes
+                }
+            };
+            Ok::<_, Error>((start.elapsed().as_secs_f64(), bytes))
         };
         // The better of two: whatever disturbs one makes it slower.
         match load().and_then(|first| Ok((first, load()?))) {
@@ -167,7 +183,10 @@ fn seconds_per_byte(device: &Device, files: &ModelFiles, dtype: DType) -> Result
                 bytes += size;
             }
             // What the budget has no room for is loaded in another way, as quickly.
-            Err(Error::OutOfMemory { .. }) => continue,
+            Err(Error::OutOfMemory { .. }) => {
+                vectors.clear();
+                weights.clear();
+            }
             Err(error) => return Err(error),
         }
         if begin.elapsed() > LIMIT {
