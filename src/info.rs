@@ -44,6 +44,9 @@ pub struct DeviceInfo {
     /// Whether its compiler multiplies fragments of f16 by matrix units, as
     /// [`Words`](crate::backend::words::Words) found when the device was opened; false before.
     pub matrix_units: bool,
+    /// Whether it is a host whose tile registers (AMX) multiply bf16, and whose driver lets
+    /// kernels use them.
+    pub amx: bool,
     /// Work-items that run in step, where the driver tells without compiling a kernel.
     pub sub_group: Option<u32>,
     /// The instruction set with its feature flags, such as `gfx906:sramecc+:xnack-`, where the

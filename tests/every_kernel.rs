@@ -55,9 +55,32 @@ fn small(case: &Case) -> Sizes {
     case.sizes(&sizes).unwrap()
 }
 
-/// Kinds of devices, with the width of their vectors, and whether they have matrix units.
-const AS: [(DeviceKind, u32, bool); 3] =
-    [(DeviceKind::Gpu, 1, false), (DeviceKind::Cpu, 8, false), (DeviceKind::Gpu, 1, true)];
+/// Kinds of devices, with the width of their vectors, and what they have beside these.
+const AS: [(DeviceKind, u32, Units); 4] = [
+    (DeviceKind::Gpu, 1, Units::None),
+    (DeviceKind::Cpu, 8, Units::None),
+    (DeviceKind::Gpu, 1, Units::Matrix),
+    (DeviceKind::Cpu, 16, Units::Amx),
+];
+
+/// Units that change what some ops launch, and nothing else.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Units {
+    None,
+    Matrix,
+    Amx,
+}
+
+impl Units {
+    /// Whether a kernel is for them alone.
+    fn have(self, kernel: &str) -> bool {
+        match self {
+            Units::None => true,
+            Units::Matrix => kernel.ends_with("_matrix"),
+            Units::Amx => kernel.ends_with("_amx"),
+        }
+    }
+}
 
 #[test]
 fn agrees_with_its_definition_as_on_a_gpu_and_as_on_a_cpu() {
@@ -70,23 +93,21 @@ fn agrees_with_its_definition_as_on_a_gpu_and_as_on_a_cpu() {
         // A compiler for GPUs has no room for the tiles that a CPU's registers hold.
         let for_gpus_alone = platform.starts_with("rusticl") || platform.starts_with("HIP");
         let kinds = if for_gpus_alone { &AS[..1] } else { &AS[..] };
-        for &(kind, vector_width, matrix_units) in kinds {
+        for &(kind, vector_width, units) in kinds {
             let inner = entry.open().unwrap();
-            let info = DeviceInfo { kind, vector_width, matrix_units, ..inner.info().clone() };
+            let (matrix_units, amx) = (units == Units::Matrix, units == Units::Amx);
+            let info = DeviceInfo { kind, vector_width, matrix_units, amx, ..inner.info().clone() };
             let backend = Arc::new(Claiming::new(inner, info));
             // What nobody wrote is a NaN on every device. Oclgrind does not know that of what a kernel
             // writes: to it a buffer is what the host has written of it.
             let options = DeviceOptions { poison: true, ..DeviceOptions::default() };
             let device = Device::new(backend, &options);
             device.profile().set_enabled(true);
-            // Matrix units change what some ops launch for f16, and nothing else.
-            let by_fragments = |case: &&Case| {
-                !matrix_units || case.kernels.iter().any(|kernel| kernel.ends_with("_matrix"))
-            };
-            for case in CASES.iter().filter(by_fragments) {
+            let of_units = |case: &&Case| case.kernels.iter().any(|kernel| units.have(kernel));
+            for case in CASES.iter().filter(of_units) {
                 let sizes = small(case);
                 for dtype in DType::ALL {
-                    eprintln!("{} {dtype} as {kind:?} on {platform}, {matrix_units}", case.op);
+                    eprintln!("{} {dtype} as {kind:?} on {platform}, {units:?}", case.op);
                     let agreement = case.agreement(&device, dtype, &sizes).unwrap();
                     let place = format!("{} {dtype} as {kind:?} on {}", case.op, entry.id);
                     assert!(agreement.holds(), "{place}: {agreement:?}");

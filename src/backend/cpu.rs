@@ -66,6 +66,11 @@ struct Kernel {
 /// Every kernel of `kernels/`, in alphabetical order.
 const KERNELS: &[Kernel] = &[
     Kernel {
+        name: "attention_amx",
+        definition: attention::definition,
+        fast: Some(attention::fast),
+    },
+    Kernel {
         name: "attention_local",
         definition: attention::definition,
         fast: Some(attention::fast),
@@ -231,6 +236,7 @@ fn host_info() -> DeviceInfo {
         max_work_group: 4096,
         vector_width: vector_math::level().lanes(),
         matrix_units: false,
+        amx: false,
         sub_group: None,
         architecture: None,
         pci_address: None,

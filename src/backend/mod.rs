@@ -28,6 +28,7 @@ use std::time::Duration;
 use crate::info::DeviceInfo;
 use crate::{DType, Result};
 
+mod amx;
 pub mod comgr;
 pub mod cpu;
 pub mod hip;

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::ffi::CString;
+use std::ops::Range;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,7 +18,9 @@ use cl3::command_queue::{
 use cl3::device::{CL_DEVICE_PROFILING_TIMER_RESOLUTION, get_device_info};
 use cl3::memory::{CL_BUFFER_CREATE_TYPE_REGION, CL_MEM_READ_WRITE};
 use cl3::program::{CL_PROGRAM_BINARIES, CL_PROGRAM_BUILD_LOG};
-use cl3::types::{CL_TRUE, cl_buffer_region, cl_mem};
+use cl3::types::{
+    CL_FALSE, CL_TRUE, cl_bool, cl_buffer_region, cl_command_queue, cl_event, cl_int, cl_mem,
+};
 
 use super::parts::{self, Times};
 use super::words::Words;
@@ -38,6 +41,7 @@ use handle::{
     ClKernel, ClProgram, ClTimer, Context, Event, Memory, Queue, described, failed,
     failed_with_memory,
 };
+use info::POCL;
 pub use info::{Enumeration, Found, enumerate};
 use launches::Compiled;
 use transfers::{Started, Transfers};
@@ -58,6 +62,14 @@ pub struct OpenCl {
     unflushed: Arc<AtomicU32>,
     /// For how long a launch may run: see [`Backend::limited`].
     limit: Option<LaunchLimit>,
+}
+
+/// Copies of as many bytes are worth a second core.
+const SHARED_COPY_BYTES: usize = 1 << 20;
+
+/// A wait list as the driver takes it.
+fn list(events: &[cl_event]) -> *const cl_event {
+    if events.is_empty() { ptr::null() } else { events.as_ptr() }
 }
 
 /// A driver may keep launches back until it is told; after so many it is.
@@ -140,6 +152,33 @@ impl OpenCl {
         marker.map(Event::new).map_err(|code| failed("clEnqueueMarkerWithWaitList", code))
     }
 
+    /// Copies `bytes` bytes from or to the host, after all that is queued, and waits for it: `copy`
+    /// queues a part, which blocks or begins after some events. Where cores make copies, half is for
+    /// another of them.
+    fn shared_copy(
+        &self,
+        bytes: usize,
+        copy: impl Fn(cl_command_queue, Range<usize>, cl_bool, &[cl_event]) -> Result<cl_event, cl_int>,
+    ) -> Result<(), cl_int> {
+        let shared = self.info.kind == DeviceKind::Cpu && bytes >= SHARED_COPY_BYTES;
+        let half = if shared { bytes / 2 } else { 0 };
+        let mut other = None;
+        if half > 0 {
+            // SAFETY: the wait list is empty.
+            let before = unsafe { enqueue_marker_with_wait_list(self.queue.raw(), 0, ptr::null()) };
+            let before = before.map(Event::new)?;
+            // The other queue is to wait for it.
+            cl3::command_queue::flush(self.queue.raw())?;
+            let event = copy(self.transfers.raw(), 0..half, CL_FALSE, &[before.raw()])?;
+            other = Some(Event::new(event));
+        }
+        let copied = copy(self.queue.raw(), half..bytes, CL_TRUE, &[]).map(Event::new).map(drop);
+        let Some(other) = other else { return copied };
+        let flushed = cl3::command_queue::flush(self.transfers.raw());
+        let waited = cl3::event::wait_for_events(&[other.raw()]);
+        copied.and(flushed).and(waited)
+    }
+
     /// Waits for what is queued, transfers apart.
     fn drain(&self) -> Result<()> {
         // rusticl 22.3 waits for what is not flushed yet, and for nothing if all of it is.
@@ -207,24 +246,24 @@ impl Backend for OpenCl {
         if data.is_empty() {
             return Ok(());
         }
-        // SAFETY: the caller's contract puts the range inside the buffer; the call blocks, so
-        // `data` outlives it.
-        let event = unsafe {
-            enqueue_write_buffer(
-                self.queue.raw(),
-                memory(target),
-                CL_TRUE,
-                offset as usize,
-                data.len(),
-                data.as_ptr().cast(),
-                0,
-                ptr::null(),
-            )
-        };
-        event
-            .map(Event::new)
-            .map(drop)
-            .map_err(|code| failed_with_memory("clEnqueueWriteBuffer", code, target.bytes()))
+        let copied = self.shared_copy(data.len(), |queue, range, blocks, before| {
+            let part = &data[range.clone()];
+            // SAFETY: the caller's contract puts the range inside the buffer; `shared_copy` waits, so
+            // `data` outlives the copy; the wait list is that of the slice.
+            unsafe {
+                enqueue_write_buffer(
+                    queue,
+                    memory(target),
+                    blocks,
+                    offset as usize + range.start,
+                    part.len(),
+                    part.as_ptr().cast(),
+                    before.len() as u32,
+                    list(before),
+                )
+            }
+        });
+        copied.map_err(|code| failed_with_memory("clEnqueueWriteBuffer", code, target.bytes()))
     }
 
     /// So does PoCL 3.1: a core that finds no more work-groups of a kernel takes the copy.
@@ -263,20 +302,24 @@ impl Backend for OpenCl {
         if data.is_empty() {
             return Ok(());
         }
-        // SAFETY: as in `write`; `data` is borrowed exclusively until the call returns.
-        let event = unsafe {
-            enqueue_read_buffer(
-                self.queue.raw(),
-                memory(source),
-                CL_TRUE,
-                offset as usize,
-                data.len(),
-                data.as_mut_ptr().cast(),
-                0,
-                ptr::null(),
-            )
-        };
-        event.map(Event::new).map(drop).map_err(|code| failed("clEnqueueReadBuffer", code))
+        let (start, bytes) = (data.as_mut_ptr(), data.len());
+        let copied = self.shared_copy(bytes, |queue, range, blocks, before| {
+            // SAFETY: as in `write`; the parts of `data` do not overlap, and it is borrowed
+            // exclusively until `shared_copy` returns.
+            unsafe {
+                enqueue_read_buffer(
+                    queue,
+                    memory(source),
+                    blocks,
+                    offset as usize + range.start,
+                    range.len(),
+                    start.add(range.start).cast(),
+                    before.len() as u32,
+                    list(before),
+                )
+            }
+        });
+        copied.map_err(|code| failed("clEnqueueReadBuffer", code))
     }
 
     fn copy(&self, region: &CopyRegion) -> Result<()> {
@@ -333,8 +376,11 @@ impl Backend for OpenCl {
             options.push_str(&format!(" -D {definition}"));
         }
         // Simulators and translators refuse the builtin, some as late as at the first launch.
-        if self.info.platform.starts_with("Portable Computing Language") {
+        if self.info.platform.starts_with(POCL) {
             options.push_str(" -D HAS_BUILTIN_PREFETCH");
+        }
+        if self.info.amx {
+            options.push_str(" -D HAS_AMX");
         }
         options.push_str(&self.words.option());
         // Tells such a program from the other: the lines before its source are in no hash of it.

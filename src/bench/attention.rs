@@ -5,7 +5,7 @@ use crate::ops::{self, Attention};
 /// Self-attention of SD 1.5's UNet, of fewer tokens.
 pub const CASE: Case = Case {
     op: "attention",
-    kernels: &["attention_local", "attention_matrix", "attention_register"],
+    kernels: &["attention_amx", "attention_local", "attention_matrix", "attention_register"],
     sizes: &[("samples", 1), ("queries", 512), ("keys", 512), ("heads", 8), ("head_width", 40)],
     prepare,
 };

@@ -266,7 +266,8 @@ mod tests {
         let gpu = DeviceInfo { vector_width: 1, ..host.clone() };
         let units = DeviceInfo { matrix_units: true, ..gpu.clone() };
         let mut kernels = Vec::new();
-        for info in [host, gpu, units] {
+        let amx = DeviceInfo { amx: true, vector_width: 16, ..host.clone() };
+        for info in [host, gpu, units, amx] {
             for case in CASES {
                 let sizes = case.sizes(&[]).unwrap();
                 for problem in Problem::of(case, DType::F16, &sizes, &info).unwrap() {

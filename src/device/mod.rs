@@ -357,15 +357,11 @@ impl Device {
 
     /// Copies what a buffer begins with to `home`, after all that came before.
     pub(crate) fn park(&self, source: &Buffer, home: &ParkedBlock) -> Result<()> {
-        let mut data = Vec::new();
-        match &self.inner.record {
-            Some(record) => record.would_read(home.bytes()),
-            None => {
-                data = self.memory().host_bytes(home.bytes() as usize)?;
-                self.backend().read(source, 0, &mut data)?;
-            }
-        }
-        home.fill(data);
+        let Some(record) = &self.inner.record else {
+            return home.fill(|offset, chunk| self.backend().read(source, offset, chunk));
+        };
+        record.would_read(home.bytes());
+        home.count();
         Ok(())
     }
 
@@ -382,7 +378,8 @@ impl Device {
                 record.would_write(bytes.len() as u64);
                 Ok(())
             }
-            None => self.backend().write(target, offset, &home.data()[bytes]),
+            None => home
+                .read(bytes, |at, piece| self.backend().write(target, offset + at as u64, piece)),
         }
     }
 

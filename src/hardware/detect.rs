@@ -296,6 +296,7 @@ mod tests {
             driver: driver.to_owned(),
             kind,
             matrix_units: false,
+            amx: false,
             pci_address: pci_address.map(str::to_owned),
             ..Cpu::new().info().clone()
         };

@@ -85,6 +85,7 @@ mod tests {
             vendor: vendor.to_owned(),
             memory_bytes: 8 << 30,
             matrix_units: false,
+            amx: false,
             pci_address: pci_address.map(str::to_owned),
             ..Cpu::new().info().clone()
         }

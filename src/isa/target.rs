@@ -145,6 +145,7 @@ impl Target {
             max_work_group: 256,
             vector_width: 1,
             matrix_units: self.matrix_rate > 0,
+            amx: false,
             sub_group: None,
             architecture: None,
             pci_address: None,

@@ -10,6 +10,29 @@ use super::{Constraint, Kernel};
 /// Every kernel, in alphabetical order.
 pub const KERNELS: &[Kernel] = &[
     Kernel {
+        name: "attention_amx",
+        summary: "attention with blocks of queries in the tile registers of AMX",
+        parameters: &[
+            given("HEAD_WIDTH", 64),
+            tuned("KEYS", 64, &[32, 64, 128, 256]),
+            tuned("BLOCKS", 8, &[1, 2, 4, 8, 16, 32]),
+        ],
+        constraints: &[Constraint {
+            text: "the blocks and the tile fit 2 MiB of private memory",
+            holds: |values, _| {
+                let width = values.size("HEAD_WIDTH").next_multiple_of(32);
+                let (blocks, keys) = (values.size("BLOCKS"), values.size("KEYS"));
+                // Three parts of 2 bytes where elements are f32.
+                let parts = 2 * 3;
+                let queries = 32 * blocks * width * (parts + 4);
+                let tiles = 2 * keys * width * parts + 32 * keys * (parts + 4);
+                let lines = 8 * (2 * keys + 64) * (width / 16 + 2);
+                queries + tiles + 32 * width * 4 + lines <= 2 << 20
+            },
+        }],
+        source: source!("attention_amx.cl", "attention.h", "amx.h"),
+    },
+    Kernel {
         name: "attention_local",
         summary: "attention with tiles of keys and values in local memory",
         parameters: &[given("HEAD_WIDTH", 64), tuned("QUERIES", 64, &[32, 64])],
@@ -65,7 +88,7 @@ pub const KERNELS: &[Kernel] = &[
                 4 * (blocks + keys * (block + 2 * width + 16)) + 8 * lines <= 2 << 20
             },
         }],
-        source: source!("attention_register.cl"),
+        source: source!("attention_register.cl", "attention.h"),
     },
     Kernel {
         name: "cast",

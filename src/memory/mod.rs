@@ -49,7 +49,7 @@ struct State {
     guarded: Vec<Weak<Buffer>>,
     stream: Stream,
     /// What parked blocks left on the host while others are parked, for the next ones.
-    unparked: Vec<Vec<u8>>,
+    spare_chunks: Vec<Vec<u8>>,
 }
 
 /// What a manager may do.
@@ -98,7 +98,7 @@ impl MemoryManager {
             most_live_bytes: 0,
             guarded: Vec::new(),
             stream: Stream::default(),
-            unparked: Vec::new(),
+            spare_chunks: Vec::new(),
         });
         Self { backend, limits, state }
     }

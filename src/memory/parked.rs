@@ -1,16 +1,22 @@
 //! Parts of pictures that wait on the host, counted beside the device's memory.
 
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use super::MemoryManager;
 use crate::{Error, Result};
+
+/// What is parked lies in chunks of so many bytes, and a rest: bands of one layer and of the next
+/// differ in size, and a chunk of one serves the other. A system's fresh pages cost several times
+/// what the copy to them does.
+const CHUNK: usize = 8 << 20;
 
 /// A place on the host for what a device has no room for: counted by the device's manager from
 /// when it is filled until it is dropped, under no budget.
 #[derive(Debug)]
 pub struct ParkedBlock {
     bytes: u64,
-    data: OnceLock<Vec<u8>>,
+    chunks: OnceLock<Vec<Vec<u8>>>,
     manager: Arc<MemoryManager>,
 }
 
@@ -20,35 +26,71 @@ impl ParkedBlock {
         self.bytes
     }
 
-    /// Fills it. On a dry run `data` is empty and counted all the same.
+    /// Fills it: `read` writes the bytes from an offset on to each chunk in turn.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Argument`] if the host has no room; what `read` fails with.
     ///
     /// # Panics
     ///
     /// If it was filled before: a bug of this crate.
-    pub fn fill(&self, data: Vec<u8>) {
-        self.manager.state().stats.parked(self.bytes);
-        self.data.set(data).expect("a band is written once");
+    pub fn fill(&self, mut read: impl FnMut(u64, &mut [u8]) -> Result<()>) -> Result<()> {
+        let bytes = self.bytes as usize;
+        let mut chunks = Vec::with_capacity(bytes.div_ceil(CHUNK));
+        for start in (0..bytes).step_by(CHUNK) {
+            let mut chunk = self.manager.chunk(CHUNK.min(bytes - start))?;
+            read(start as u64, &mut chunk)?;
+            chunks.push(chunk);
+        }
+        self.keep(chunks);
+        Ok(())
     }
 
-    /// What it was filled with.
+    /// Counts it as filled, with nothing: on a dry run.
+    pub fn count(&self) {
+        self.keep(Vec::new());
+    }
+
+    fn keep(&self, chunks: Vec<Vec<u8>>) {
+        self.manager.state().stats.parked(self.bytes);
+        self.chunks.set(chunks).expect("a band is written once");
+    }
+
+    /// Gives the bytes of `range`, in order, piece by piece, each with its offset in the range.
+    ///
+    /// # Errors
+    ///
+    /// What `take` fails with.
     ///
     /// # Panics
     ///
-    /// If it was not: a bug of this crate.
-    pub fn data(&self) -> &[u8] {
-        self.data.get().expect("a band is written before it is read")
+    /// If it was not filled: a bug of this crate.
+    pub fn read(
+        &self,
+        range: Range<usize>,
+        mut take: impl FnMut(usize, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let chunks = self.chunks.get().expect("a band is written before it is read");
+        for (index, chunk) in chunks.iter().enumerate() {
+            let start = index * CHUNK;
+            let (first, end) = (range.start.max(start), range.end.min(start + chunk.len()));
+            if first < end {
+                take(first - range.start, &chunk[first - start..end - start])?;
+            }
+        }
+        Ok(())
     }
 }
 
 impl Drop for ParkedBlock {
     fn drop(&mut self) {
-        let Some(data) = self.data.take() else { return };
+        let Some(chunks) = self.chunks.take() else { return };
         let mut state = self.manager.state();
         state.stats.unparked(self.bytes);
-        // The next band takes it over: a system's fresh pages cost more than the copy to them.
-        state.unparked.push(data);
+        state.spare_chunks.extend(chunks.into_iter().filter(|chunk| chunk.len() == CHUNK));
         if state.stats.parked_bytes == 0 {
-            state.unparked.clear();
+            state.spare_chunks = Vec::new();
         }
     }
 }
@@ -56,30 +98,19 @@ impl Drop for ParkedBlock {
 impl MemoryManager {
     /// A place for `bytes` bytes on the host, not yet filled.
     pub fn parked_block(self: &Arc<Self>, bytes: u64) -> ParkedBlock {
-        ParkedBlock { bytes, data: OnceLock::new(), manager: Arc::clone(self) }
+        ParkedBlock { bytes, chunks: OnceLock::new(), manager: Arc::clone(self) }
     }
 
-    /// `bytes` bytes on the host to fill a parked block with: what another left, or zeros.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Argument`] if the host has no room for them.
-    pub(crate) fn host_bytes(&self, bytes: usize) -> Result<Vec<u8>> {
-        let unparked = &mut self.state().unparked;
-        unparked.sort_unstable_by_key(Vec::capacity);
-        let mut data = match unparked.iter().position(|data| data.capacity() >= bytes) {
-            Some(place) => unparked.remove(place),
-            None => {
-                // None is large enough: a new one takes the place of the largest.
-                unparked.pop();
-                return zeros(bytes).or_else(|_| {
-                    unparked.clear();
-                    zeros(bytes)
-                });
-            }
+    /// `bytes` bytes on the host to fill: what a parked block has left, or zeros.
+    fn chunk(&self, bytes: usize) -> Result<Vec<u8>> {
+        let spare = (bytes == CHUNK).then(|| self.state().spare_chunks.pop()).flatten();
+        let fresh = || {
+            zeros(bytes).or_else(|_| {
+                self.state().spare_chunks = Vec::new();
+                zeros(bytes)
+            })
         };
-        data.resize(bytes, 0);
-        Ok(data)
+        spare.map_or_else(fresh, Ok)
     }
 }
 
@@ -104,20 +135,55 @@ mod tests {
     fn a_block_takes_over_what_another_left() {
         let manager = crate::memory::tests::manager(1 << 20, 1 << 20);
         let place = |bytes: usize| {
-            let data = manager.host_bytes(bytes).unwrap();
-            let start = data.as_ptr();
             let block = manager.parked_block(bytes as u64);
-            block.fill(data);
-            (block, start)
+            let mut starts = Vec::new();
+            let fill = |offset, chunk: &mut [u8]| {
+                chunk.fill(offset as u8 ^ 5);
+                starts.push(chunk.as_ptr());
+                Ok(())
+            };
+            block.fill(fill).unwrap();
+            (block, starts)
         };
         let (stays, _) = place(64);
-        let (first, start) = place(4096);
+        let (first, before) = place(2 * CHUNK);
         drop(first);
-        let (second, again) = place(1024);
-        assert_eq!(again, start, "the smallest that is large enough");
-        assert_eq!(second.data().len(), 1024);
+        assert_eq!(manager.state().spare_chunks.len(), 2);
+        let (second, after) = place(CHUNK + 3);
+        assert!(before.contains(&after[0]), "a chunk of what was dropped");
+        assert_eq!([second.bytes() as usize, manager.state().spare_chunks.len()], [CHUNK + 3, 1]);
         drop((second, stays));
-        assert_eq!(manager.state().unparked.len(), 0, "nothing waits, so nothing is kept");
+        assert_eq!(manager.state().spare_chunks.capacity(), 0, "nothing waits, so nothing is kept");
+    }
+
+    #[test]
+    fn a_range_is_read_across_chunks() {
+        let manager = crate::memory::tests::manager(1 << 20, 1 << 20);
+        let block = manager.parked_block(2 * CHUNK as u64 + 10);
+        let mut next = 0u32;
+        let count = |_, chunk: &mut [u8]| {
+            chunk.iter_mut().for_each(|byte| (*byte, next) = ((next % 251) as u8, next + 1));
+            Ok(())
+        };
+        block.fill(count).unwrap();
+        for range in [0..10, CHUNK - 3..CHUNK + 5, CHUNK..2 * CHUNK, 5..2 * CHUNK + 10, 7..7] {
+            let mut got = vec![0; range.len()];
+            let piece = |offset: usize, piece: &[u8]| {
+                got[offset..][..piece.len()].copy_from_slice(piece);
+                Ok(())
+            };
+            block.read(range.clone(), piece).unwrap();
+            assert!(got.iter().zip(range).all(|(got, at)| usize::from(*got) == at % 251));
+        }
+    }
+
+    #[test]
+    fn a_block_that_could_not_be_filled_counts_nothing() {
+        let manager = crate::memory::tests::manager(1 << 20, 1 << 20);
+        let block = manager.parked_block(10);
+        let failed = block.fill(|_, _| Err(Error::argument("device", "lost")));
+        assert_eq!(failed.unwrap_err().to_string(), "device: lost");
+        assert_eq!(manager.state().stats.parked_bytes, 0);
     }
 
     #[test]

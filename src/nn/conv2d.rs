@@ -1,6 +1,6 @@
 //! A convolution.
 
-use super::Loader;
+use super::{GroupNorm, Loader};
 use crate::ops::{self, Activation, Epilogue, Padding, SplitWeights};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
@@ -70,13 +70,26 @@ impl Conv2d {
         self.run(x, self.bias.as_ref(), None)
     }
 
-    /// As [`Conv2d::forward`], and `residual` of the result's shape is added.
+    /// As [`Conv2d::forward`] of `x` after `norm`; `residual` of the result's shape is added.
+    ///
+    /// What is parked is normalized as it is read. Anything else is let go of once it is normalized.
     ///
     /// # Errors
     ///
-    /// Those of [`ops::conv2d()`].
-    pub fn added_to(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        self.run(x, self.bias.as_ref(), Some(residual))
+    /// Those of [`ops::group_norm`] and [`ops::conv2d()`].
+    pub(crate) fn of_normed(
+        &self,
+        norm: &GroupNorm,
+        x: Tensor,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        if x.is_parked() {
+            let epilogue = self.epilogue(self.bias.as_ref(), residual);
+            return self.weights.convolve_normed(&norm.where_read(&x)?, &self.params, epilogue);
+        }
+        let normed = norm.forward(&x)?;
+        drop(x);
+        self.run(&normed, self.bias.as_ref(), residual)
     }
 
     /// As [`Conv2d::forward`] with a bias for each sample, `[N, outputs]`.
@@ -89,8 +102,11 @@ impl Conv2d {
     }
 
     fn run(&self, x: &Tensor, bias: Option<&Tensor>, residual: Option<&Tensor>) -> Result<Tensor> {
-        let epilogue = Epilogue { bias, activation: Activation::None, residual };
-        self.weights.convolve(x, &self.params, epilogue)
+        self.weights.convolve(x, &self.params, self.epilogue(bias, residual))
+    }
+
+    fn epilogue<'a>(&self, bias: Option<&'a Tensor>, residual: Option<&'a Tensor>) -> Epilogue<'a> {
+        Epilogue { bias, activation: Activation::None, residual }
     }
 }
 

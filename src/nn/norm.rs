@@ -42,6 +42,11 @@ impl GroupNorm {
         self.of_both(x, None)
     }
 
+    /// As [`GroupNorm::forward`], wherever rows are read.
+    pub(crate) fn where_read<'a>(&'a self, x: &'a Tensor) -> Result<ops::Normed<'a>> {
+        ops::Normed::new(x, &self.gamma, &self.beta, &self.params)
+    }
+
     /// As [`GroupNorm::forward`] of the channels of `x` followed by those of `x2`.
     ///
     /// # Errors

@@ -92,13 +92,18 @@ impl Resnet {
             let detail = "expected one input where the numbers of channels agree, got two";
             return Err(Error::shape("resnet", detail));
         }
-        let normed = self.norm1.of_both(&x, x2.as_ref())?;
-        let time = self.time.as_ref().zip(time);
-        let hidden = match time {
-            Some((projection, time)) => self.conv1.biased(&normed, &projection.forward(time)?)?,
-            None => self.conv1.forward(&normed)?,
+        let hidden = match self.time.as_ref().zip(time) {
+            None if x2.is_none() => self.conv1.of_normed(&self.norm1, x.clone(), None)?,
+            time => {
+                let normed = self.norm1.of_both(&x, x2.as_ref())?;
+                match time {
+                    Some((projection, time)) => {
+                        self.conv1.biased(&normed, &projection.forward(time)?)?
+                    }
+                    None => self.conv1.forward(&normed)?,
+                }
+            }
         };
-        drop(normed);
         if self.time.is_none() && self.shortcut.is_some() {
             // Such layers run once a picture, and the blocks of as many channels as came in are
             // too large for anything that follows.
@@ -109,8 +114,6 @@ impl Resnet {
             None => x.clone(),
         };
         drop((x, x2));
-        let normed = self.norm2.forward(&hidden)?;
-        drop(hidden);
-        self.conv2.added_to(&normed, &residual)
+        self.conv2.of_normed(&self.norm2, hidden, Some(&residual))
     }
 }

@@ -60,6 +60,13 @@ pub struct Problem {
 /// How attention is computed, with the values of the kernel's parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
+    /// One work-item multiplies blocks of 32 queries by the tile registers of AMX.
+    Amx {
+        /// Keys in a tile.
+        keys: u32,
+        /// Blocks of a work-item.
+        blocks: u32,
+    },
     /// One work-item holds blocks of queries in wide vectors.
     Register {
         /// Lanes of a vector; a block is two.
@@ -90,15 +97,20 @@ const LOCAL_ITEMS: usize = 256;
 /// The widest head that `attention_matrix` is given. Twice as wide ones fit its registers, but came out
 /// wrong in an emulator of one chip.
 const MAX_MATRIX_WIDTH: usize = 80;
-/// Floats that a work-item's queries and sums are to take at most: half of a core's second cache.
-const CACHED_FLOATS: usize = 128 << 10;
+/// What a work-item's queries and sums are to take at most: half of a core's second cache.
+const CACHED_BYTES: usize = 512 << 10;
+/// The same of `attention_amx`: every core with AMX has a second cache of 2 MiB.
+const AMX_CACHED_BYTES: usize = 1280 << 10;
+/// The narrowest heads of f32 that `attention_amx` is given: six products of parts for one, and
+/// columns up to the next 32, cost narrower ones more than tiles save.
+const AMX_WIDTH_OF_F32: usize = 64;
 
 /// The algorithm for this device.
 ///
 /// Tiles are as large as leaves them in the caches or in registers: fewer keys, or fewer queries,
 /// where heads are wide.
 pub fn plan(problem: &Problem, info: &DeviceInfo) -> Algorithm {
-    let &Problem { head_width, queries, heads, dtype } = problem;
+    let &Problem { head_width, dtype, .. } = problem;
     if info.matrix_units && dtype == DType::F16 && head_width <= MAX_MATRIX_WIDTH {
         // 64 keys would fit local memory beside narrow heads, but nothing has shown yet that they come
         // out right in teams of 64 work-items.
@@ -106,6 +118,15 @@ pub fn plan(problem: &Problem, info: &DeviceInfo) -> Algorithm {
     }
     if !info.prefers_register_tiles() {
         return Algorithm::Local { queries: if head_width <= 160 { 64 } else { 32 } };
+    }
+    if info.amx && (dtype == DType::F16 || head_width >= AMX_WIDTH_OF_F32) {
+        // Parts of bf16, with a sum.
+        let parts = if dtype == DType::F16 { 2 } else { 3 };
+        let bytes = 32 * head_width.next_multiple_of(32) * (2 * parts + size_of::<f32>());
+        return Algorithm::Amx {
+            keys: 64,
+            blocks: blocks(problem, info, 32, AMX_CACHED_BYTES / bytes),
+        };
     }
     // A tile takes 28 of 32 registers where vectors have 16 lanes (AVX-512), and 12 of 16 where
     // they have fewer (AVX2, SSE).
@@ -115,17 +136,22 @@ pub fn plan(problem: &Problem, info: &DeviceInfo) -> Algorithm {
         _ => (4, 6),
     };
     let block = 2 * vector as usize;
-    let cached = CACHED_FLOATS / (2 * block * head_width.next_multiple_of(16));
-    // Enough work-items for all cores to end together.
-    let even = queries.div_ceil(block) * heads / (4 * info.compute_units as usize);
-    let blocks = cached.min(even).min(queries.div_ceil(block)).clamp(1, 32);
+    let width = head_width.next_multiple_of(16);
     Algorithm::Register {
         vector,
         tile,
         keys: if head_width <= 160 { 128 } else { 64 },
-        // A power of two: layers of a model then share programs.
-        blocks: 1 << blocks.ilog2(),
+        blocks: blocks(problem, info, block, CACHED_BYTES / (block * width * 2 * size_of::<f32>())),
     }
+}
+
+/// Blocks of so many queries for a work-item, of at most `cached`.
+fn blocks(problem: &Problem, info: &DeviceInfo, block: usize, cached: usize) -> u32 {
+    let of_head = problem.queries.div_ceil(block);
+    // Enough work-items for all cores to end together.
+    let even = of_head * problem.heads / (4 * info.compute_units as usize);
+    // A power of two: layers of a model then share programs.
+    1 << cached.min(even).min(of_head).clamp(1, 32).ilog2()
 }
 
 /// softmax(scale * q k^T) v for every head; no matrix of scores is stored.
@@ -147,7 +173,10 @@ pub fn plan(problem: &Problem, info: &DeviceInfo) -> Algorithm {
 ///
 /// Scores and sums are f32 for every element type; each score's maximum so far is subtracted
 /// before its exponential, so that no score is too large. Matrix units, where [`plan`] chooses them,
-/// multiply values by weights that are rounded to f16 once.
+/// multiply values by weights that are rounded to f16 once. Tiles of AMX multiply parts of numbers that
+/// are bf16 and whose products are exact: two parts of an f16, which are all of it, and of a weight,
+/// of which they are 16 bits; three of an f32 and its weights, without the products that come to 2^-24
+/// of the whole. They take what is below 2^-126 for zero.
 pub fn attention(q: Columns, k: Columns, v: Columns, params: &Attention) -> Result<Tensor> {
     let [samples, queries, keys] = check(&q, &k, &v, params)?;
     let &Attention { heads, head_width, .. } = params;
@@ -248,6 +277,10 @@ fn choose(
 ) -> (&'static str, Arc<Configuration>) {
     let mut suggested = vec![("HEAD_WIDTH", problem.head_width as u32)];
     let kernel = match plan(problem, device.info()) {
+        Algorithm::Amx { keys, blocks } => {
+            suggested.extend([("KEYS", keys), ("BLOCKS", blocks)]);
+            "attention_amx"
+        }
         Algorithm::Register { vector, tile, keys, blocks } => {
             suggested.extend([("VECTOR", vector), ("TILE", tile), ("KEYS", keys)]);
             suggested.push(("BLOCKS", blocks));
@@ -268,6 +301,7 @@ fn choose(
 /// Queries of a work-group, and its work-items.
 fn queries_and_items(kernel: &str, configuration: &Configuration) -> (usize, usize) {
     match kernel {
+        "attention_amx" => (32 * configuration.size("BLOCKS"), 1),
         "attention_register" => {
             (2 * configuration.size("VECTOR") * configuration.size("BLOCKS"), 1)
         }
@@ -461,6 +495,8 @@ mod tests {
         let gpu = DeviceInfo { kind: DeviceKind::Gpu, vector_width: 1, ..cpu.clone() };
         let scalar = DeviceInfo { vector_width: 1, ..cpu.clone() };
         let units = DeviceInfo { matrix_units: true, ..gpu.clone() };
+        let amx = DeviceInfo { amx: true, ..cpu.clone() };
+        let tiles = |blocks| Algorithm::Amx { keys: 64, blocks };
         let matrix = |queries, keys| Algorithm::Matrix { queries, keys };
         let wide = |keys, blocks| Algorithm::Register { vector: 16, tile: 14, keys, blocks };
         let narrow = |keys, blocks| Algorithm::Register { vector: 8, tile: 6, keys, blocks };
@@ -476,6 +512,10 @@ mod tests {
             ("its deepest, of few queries", &cpu, deepest, wide(128, 2)),
             ("the VAE's one head", &cpu, vae, wide(64, 4)),
             ("a text encoder's", &cpu, text, wide(128, 2)),
+            ("a UNet's first layer by tiles of AMX", &amx, first, tiles(32)),
+            ("the VAE's one head by them", &amx, vae, tiles(8)),
+            ("narrow heads of f32", &amx, Problem { dtype: DType::F32, ..first }, wide(128, 32)),
+            ("a wide one", &amx, Problem { dtype: DType::F32, ..vae }, tiles(8)),
             ("a UNet's first layer on a GPU", &gpu, first, Algorithm::Local { queries: 64 }),
             ("its deepest", &gpu, deepest, Algorithm::Local { queries: 64 }),
             ("the VAE's one head", &gpu, vae, Algorithm::Local { queries: 32 }),

@@ -2,6 +2,7 @@
 
 use super::Activation;
 use super::elementwise::Spread;
+use crate::backend::Buffer;
 use crate::device::{Call, Grid, Tunable, arguments};
 use crate::kernel::Configuration;
 use crate::memory::{Block, Lifetime};
@@ -58,46 +59,99 @@ pub fn group_norm(
     let mut shape = x.shape().to_vec();
     *shape.last_mut().expect("x has three axes") = input.channels;
     let y = Tensor::empty_like(x, &shape, x.dtype())?;
-    let factors = input.factors(&y, gamma, params)?;
-    for band in y.bands() {
-        let (x_band, x2_band) = input.band(&band)?;
+    let factors = input.factors(&y.bands(), gamma, params)?;
+    let normed = Normed { input, factors, beta, activation: params.activation };
+    normed.store(y)
+}
+
+/// A tensor that is normalized wherever its rows are read, for an op that reads each once: what is
+/// parked on the host is neither written there nor read back.
+pub(crate) struct Normed<'a> {
+    input: Input<'a>,
+    factors: Block,
+    beta: &'a Tensor,
+    activation: Activation,
+}
+
+impl<'a> Normed<'a> {
+    /// As [`group_norm`] of `x`, whose statistics are taken now.
+    pub fn new(
+        x: &'a Tensor,
+        gamma: &Tensor,
+        beta: &'a Tensor,
+        params: &GroupNorm,
+    ) -> Result<Self> {
+        let input = Input::check(x, None, gamma, beta, params.groups)?;
+        let factors = input.factors(&x.bands(), gamma, params)?;
+        Ok(Self { input, factors, beta, activation: params.activation })
+    }
+
+    /// What is normalized, of the same shape.
+    pub fn input(&self) -> &'a Tensor {
+        self.input.x
+    }
+
+    /// All of it.
+    pub fn whole(&self) -> Result<Tensor> {
+        let x = self.input.x;
+        self.store(Tensor::empty_like(x, x.shape(), x.dtype())?)
+    }
+
+    fn store(&self, y: Tensor) -> Result<Tensor> {
+        for band in y.bands() {
+            let y_band = y.output(&band)?;
+            self.apply(&band, &y_band)?;
+            y_band.keep()?;
+        }
+        Ok(y)
+    }
+
+    /// Some rows.
+    pub fn band(&self, band: &Band) -> Result<BandBuffer<'a>> {
+        let x = self.input.x;
+        let bytes = (x.elements(band) * x.dtype().size()) as u64;
+        let rows = x.device().memory().allocate(bytes, Lifetime::Transient)?;
+        self.apply(band, rows.buffer())?;
+        Ok(BandBuffer::Gathered(rows))
+    }
+
+    fn apply(&self, band: &Band, y: &Buffer) -> Result<()> {
+        let input = &self.input;
+        let (x_band, x2_band) = input.band(band)?;
         let pixels = band.rows.len() * input.pixels_per_row;
         let elements = band.samples.len() * pixels * input.channels;
-        let class = input.class(pixels);
+        let (class, dtype) = (input.class(pixels), input.x.dtype());
         let spread = input.spread("group_norm_apply", &class);
         let grid = |configuration: &Configuration| {
-            Spread::grid(configuration, |spread| input.grid(spread, &band))
+            Spread::grid(configuration, |spread| input.grid(spread, band))
         };
-        let y_band = y.output(&band)?;
-        x.device().run_tuned(
+        input.x.device().run_tuned(
             &Call {
                 kernel: "group_norm_apply",
-                dtype: x.dtype(),
+                dtype,
                 configuration: &spread.configuration,
                 arguments: &arguments! {
                     x: &*x_band,
                     x2: x2_band.as_deref(),
-                    factors: factors.buffer(),
-                    beta: beta.buffer(),
-                    y: Output(&y_band),
+                    factors: self.factors.buffer(),
+                    beta: self.beta.buffer(),
+                    y: Output(y),
                     pixels: pixels as u32,
                     channels: input.channels as u32,
                     x_channels: input.x_channels as u32,
                     chunk: input.chunk as u32,
                     first_sample: band.samples.start as u32,
                     samples: band.samples.len() as u32,
-                    activation: params.activation as u32,
+                    activation: self.activation as u32,
                 },
-                groups: input.grid(&spread, &band),
+                groups: input.grid(&spread, band),
                 local: spread.local(),
                 flop: 4 * elements as u64,
-                bytes: (2 * elements * x.dtype().size()) as u64,
+                bytes: (2 * elements * dtype.size()) as u64,
             },
-            &Tunable { class: &class, output: x.dtype(), grid: &grid },
-        )?;
-        y_band.keep()?;
+            &Tunable { class: &class, output: dtype, grid: &grid },
+        )
     }
-    Ok(y)
 }
 
 /// One or two tensors read as one.
@@ -177,10 +231,10 @@ impl<'a> Input<'a> {
     }
 
     /// What is subtracted from each channel of each sample, and what multiplies it: `[N, 2, C]`.
-    fn factors(&self, y: &Tensor, gamma: &Tensor, params: &GroupNorm) -> Result<Block> {
+    /// The statistics are taken of some bands that make up the whole.
+    fn factors(&self, bands: &[Band], gamma: &Tensor, params: &GroupNorm) -> Result<Block> {
         let device = self.x.device();
         let samples = self.x.shape()[0];
-        let bands = y.bands();
         let of_first = bands.iter().filter(|band| band.samples.contains(&0));
         let chunks: usize = of_first.map(|band| self.chunks(band)).sum();
         let floats = |count: usize| {
@@ -188,7 +242,7 @@ impl<'a> Input<'a> {
         };
         let partials = floats(samples * chunks * 2 * self.channels)?;
         let mut first_chunk = 0;
-        for band in &bands {
+        for band in bands {
             if band.rows.start == 0 {
                 first_chunk = 0;
             }

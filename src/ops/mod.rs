@@ -29,6 +29,7 @@ pub use epilogue::Epilogue;
 pub use gaussian_sample::gaussian_sample;
 pub use geglu::geglu;
 pub use gemm::{gemm, gemm_split};
+pub(crate) use group_norm::Normed;
 pub use group_norm::{GroupNorm, group_norm};
 pub use layer_norm::layer_norm;
 pub use matrix_tiles::matrix_configurations;

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::group_norm::Normed;
 use super::weights::{Extent, counted, counted_blocks};
 use super::{Conv2d, Epilogue, PANEL, Products, Storage, Weights, conv2d, gemm};
 use crate::device::{Device, Source};
@@ -187,17 +188,41 @@ impl SplitWeights {
     ///
     /// As [`conv2d()`].
     pub fn convolve(&self, x: &Tensor, params: &Conv2d, epilogue: Epilogue) -> Result<Tensor> {
-        if let [whole] = &self.pieces[..] {
-            return conv2d(x, whole, params, epilogue);
-        }
         let problem = conv2d::check(x, self.extent(), params, &epilogue)?;
         match conv2d::plan_on(&problem, self.storage(), x.device()) {
             conv2d::Algorithm::Pointwise => self.multiply(x, None, epilogue),
-            algorithm => self.by_piece(x, epilogue, |piece, epilogue| {
-                let problem = conv2d::Problem { outputs: piece.outputs(), ..problem };
-                conv2d::compute(x, piece, problem, epilogue, algorithm)
-            }),
+            algorithm => self.compute(x, None, problem, epilogue, algorithm),
         }
+    }
+
+    /// As [`SplitWeights::convolve`] of what is normalized where it is read.
+    pub(crate) fn convolve_normed(
+        &self,
+        normed: &Normed,
+        params: &Conv2d,
+        epilogue: Epilogue,
+    ) -> Result<Tensor> {
+        let x = normed.input();
+        let problem = conv2d::check(x, self.extent(), params, &epilogue)?;
+        let algorithm = conv2d::plan_on(&problem, self.storage(), x.device());
+        self.compute(x, Some(normed), problem, epilogue, algorithm)
+    }
+
+    fn compute(
+        &self,
+        x: &Tensor,
+        normed: Option<&Normed>,
+        problem: conv2d::Problem,
+        epilogue: Epilogue,
+        algorithm: conv2d::Algorithm,
+    ) -> Result<Tensor> {
+        if let [whole] = &self.pieces[..] {
+            return conv2d::compute(x, normed, whole, problem, epilogue, algorithm);
+        }
+        self.by_piece(x, epilogue, |piece, epilogue| {
+            let problem = conv2d::Problem { outputs: piece.outputs(), ..problem };
+            conv2d::compute(x, normed, piece, problem, epilogue, algorithm)
+        })
     }
 
     fn extent(&self) -> Extent {

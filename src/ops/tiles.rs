@@ -262,6 +262,7 @@ pub(super) mod tests {
             max_work_group: 256,
             vector_width: 1,
             matrix_units: false,
+            amx: false,
             sub_group: None,
             architecture: None,
             pci_address: None,

@@ -306,6 +306,11 @@ impl Tensor {
         Ok(Self { places: Arc::new(places.collect::<Result<_>>()?), ..self.clone() })
     }
 
+    /// Whether its bands wait on the host.
+    pub(crate) fn is_parked(&self) -> bool {
+        matches!(self.places.first(), Some(Place::Parked(_)))
+    }
+
     /// Where it lies.
     pub fn device(&self) -> &Device {
         &self.device

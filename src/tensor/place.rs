@@ -32,7 +32,10 @@ impl Place {
         match self {
             Place::Device(block) => device.backend().read(block.buffer(), 0, target)?,
             Place::Parked(home) if device.executes() => {
-                target.copy_from_slice(&home.data()[..target.len()]);
+                home.read(0..target.len(), |offset, piece| {
+                    target[offset..][..piece.len()].copy_from_slice(piece);
+                    Ok(())
+                })?;
             }
             Place::Parked(_) => target.fill(0),
         }

@@ -1,3 +1,4 @@
+use ellesmere::info::{DeviceInfo, DeviceKind};
 use ellesmere::ops::{self, Attention, Columns};
 use ellesmere::{DType, Device, DeviceOptions, Tensor};
 use proptest::prelude::*;
@@ -156,6 +157,38 @@ fn agrees_in_other_configurations() {
                 let actual = case.run(device, DType::F32);
                 let why = format!("{} with {values:?}", case.why);
                 assert_close(device, &why, &actual, &expected, case.tolerance(DType::F32));
+            }
+        }
+    }
+}
+
+/// Hosts with AMX would not launch the one, hosts without it not the other; where a compiler has no
+/// instructions for tiles, their portable body is run.
+#[test]
+fn registers_and_tiles_agree_with_the_definition() {
+    let cases = [
+        Case { why: "parts of tiles", queries: 150, keys: 77, head_width: 65, ..BASE },
+        Case { why: "causal", queries: 150, keys: 140, head_width: 64, causal: true, ..BASE },
+        Case { why: "scores far apart", size: 60.0, queries: 20, keys: 70, head_width: 80, ..BASE },
+        Case { why: "a VAE's", head_width: 512, queries: 70, keys: 130, heads: 1, ..BASE },
+    ];
+    let tiles = [("KEYS", 32), ("BLOCKS", 1)];
+    let registers = [("KEYS", 32), ("BLOCKS", 2)];
+    for (kernel, amx, forced) in
+        [("attention_register", false, registers), ("attention_amx", true, tiles)]
+    {
+        let forced = forced.map(|(name, value)| (name.to_owned(), value)).to_vec();
+        for forced in [vec![], vec![(kernel.to_owned(), forced)]] {
+            let options = DeviceOptions { poison: true, forced, ..DeviceOptions::default() };
+            let claim = |info| DeviceInfo { kind: DeviceKind::Cpu, vector_width: 16, amx, ..info };
+            for device in matrix_tiles::claiming(&options, claim) {
+                for (case, dtype) in cases.iter().flat_map(|case| DType::ALL.map(|t| (case, t))) {
+                    let expected = case.run(&oracle(&device), dtype);
+                    let actual = case.run(&device, dtype);
+                    let why = format!("{} in {dtype} by {kernel}", case.why);
+                    assert_close(&device, &why, &actual, &expected, case.tolerance(dtype));
+                    assert_eq!(matrix_tiles::launched(&device), kernel);
+                }
             }
         }
     }

@@ -23,6 +23,12 @@ pub fn devices(values: &[(&str, u32)]) -> Vec<Device> {
         forced: vec![("gemm_matrix".to_owned(), values)],
         ..DeviceOptions::default()
     };
+    let (kind, vector_width, matrix_units) = (DeviceKind::Gpu, 1, true);
+    claiming(&options, |info| DeviceInfo { kind, vector_width, matrix_units, ..info })
+}
+
+/// PoCL and whatever else is found, under another description.
+pub fn claiming(options: &DeviceOptions, claim: impl Fn(DeviceInfo) -> DeviceInfo) -> Vec<Device> {
     let entries = detect().entries;
     let usable = entries.iter().filter(|entry| {
         let rusticl = entry.info.platform.starts_with("rusticl");
@@ -30,9 +36,8 @@ pub fn devices(values: &[(&str, u32)]) -> Vec<Device> {
     });
     let open = |entry: &ellesmere::hardware::DeviceEntry| {
         let inner = entry.open().unwrap();
-        let (kind, vector_width, matrix_units) = (DeviceKind::Gpu, 1, true);
-        let info = DeviceInfo { kind, vector_width, matrix_units, ..inner.info().clone() };
-        let device = Device::new(Arc::new(Claiming::new(inner, info)), &options);
+        let info = claim(inner.info().clone());
+        let device = Device::new(Arc::new(Claiming::new(inner, info)), options);
         device.profile().set_enabled(true);
         device
     };

@@ -109,6 +109,7 @@ fn describe(driver: &Driver, ordinal: u32) -> Result<(DeviceInfo, Option<String>
         vector_width: 1,
         // Words are not tried here yet: kernels are those of every GPU.
         matrix_units: false,
+        amx: false,
         sub_group: Some(number(Attribute::SubGroup)?).filter(|size| *size > 0),
         architecture: architecture.clone(),
         pci_address: match pci {

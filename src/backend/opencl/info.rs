@@ -8,7 +8,11 @@ use cl3::info_type::InfoType;
 use cl3::platform::{CL_PLATFORM_NAME, CL_PLATFORM_VERSION, get_platform_ids, get_platform_info};
 
 use super::handle::described;
+use crate::backend::amx;
 use crate::info::{DeviceInfo, DeviceKind};
+
+/// The name of PoCL's platform.
+pub const POCL: &str = "Portable Computing Language";
 
 /// What a search for devices has found.
 #[derive(Debug, Default)]
@@ -161,6 +165,8 @@ fn describe(id: *mut c_void, platform: &str, version: &str) -> Result<Found, cl_
         // 1; one that keeps a work-item's own vectors (PoCL) answers their width.
         vector_width: number(CL_DEVICE_NATIVE_VECTOR_WIDTH_FLOAT)?.max(1),
         matrix_units: false,
+        // PoCL runs kernels in threads of this process, and its compiler knows the instructions.
+        amx: platform == POCL && kind == DeviceKind::Cpu && amx::is_usable(),
         sub_group: None,
         architecture: None,
         pci_address: pci_address(id, &extensions),

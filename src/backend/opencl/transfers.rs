@@ -4,7 +4,7 @@ use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use cl3::command_queue::enqueue_write_buffer;
-use cl3::types::{CL_FALSE, cl_mem};
+use cl3::types::{CL_FALSE, cl_command_queue, cl_mem};
 
 use super::handle::{Event, Queue, failed, failed_with_memory};
 use crate::Result;
@@ -30,6 +30,11 @@ pub struct Started(pub Option<Arc<Event>>);
 impl Transfers {
     pub fn new(queue: Queue) -> Self {
         Self { queue, running: Mutex::default() }
+    }
+
+    /// The driver's handle of the queue.
+    pub fn raw(&self) -> cl_command_queue {
+        self.queue.raw()
     }
 
     /// Starts to copy `data` to the beginning of `target` once `before` is complete.

@@ -85,9 +85,7 @@ impl VaeDecoder {
             // The blocks of the smaller picture are too small for anything of the larger one.
             x.device().memory().trim();
         }
-        let normed = self.norm_out.forward(&x)?;
-        drop(x);
-        self.conv_out.forward(&normed)
+        self.conv_out.of_normed(&self.norm_out, x, None)
     }
 }
 

@@ -85,10 +85,7 @@ impl VaeEncoder {
         for block in &self.down {
             x = block.forward(x)?;
         }
-        let x = self.mid.forward(x)?;
-        let normed = self.norm_out.forward(&x)?;
-        drop(x);
-        let moments = self.conv_out.forward(&normed)?;
+        let moments = self.conv_out.of_normed(&self.norm_out, self.mid.forward(x)?, None)?;
         match &self.quant {
             Some(quant) => quant.forward(&moments),
             None => Ok(moments),

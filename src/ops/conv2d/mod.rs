@@ -5,6 +5,7 @@ use std::ops::Range;
 use crate::device::{Device, OnDevice};
 use crate::info::DeviceInfo;
 use crate::ops::epilogue::is_output_bias;
+use crate::ops::group_norm::Normed;
 use crate::ops::tiles::{local_tiling, register_tiling};
 use crate::ops::weights::{Extent, Storage};
 use crate::ops::{Epilogue, Weights, gemm};
@@ -158,7 +159,8 @@ pub fn conv2d(
     epilogue: Epilogue,
 ) -> Result<Tensor> {
     let problem = check(x, weights.extent(), params, &epilogue)?;
-    compute(x, weights, problem, epilogue, plan_on(&problem, weights.storage(), x.device()))
+    let algorithm = plan_on(&problem, weights.storage(), x.device());
+    compute(x, None, weights, problem, epilogue, algorithm)
 }
 
 /// As [`plan`], but for Winograd's algorithm where not even one panel of the weight would fit the
@@ -185,17 +187,21 @@ fn directly(info: &DeviceInfo) -> Algorithm {
     }
 }
 
-/// Of a checked problem, by an algorithm.
+/// Of a checked problem, by an algorithm; of `normed`, whose input `x` is, if there is such.
 pub(super) fn compute(
     x: &Tensor,
+    normed: Option<&Normed>,
     weights: &Weights,
     problem: Problem,
     epilogue: Epilogue,
     algorithm: Algorithm,
 ) -> Result<Tensor> {
-    let job = || Job::new(x, weights, problem, epilogue);
+    let job = || Ok(Job { normed, ..Job::new(x, weights, problem, epilogue)? });
     match algorithm {
-        Algorithm::Pointwise => gemm(x, None, weights, epilogue),
+        Algorithm::Pointwise => {
+            let whole = normed.map(Normed::whole).transpose()?;
+            gemm(whole.as_ref().unwrap_or(x), None, weights, epilogue)
+        }
         Algorithm::Winograd { tile } => winograd::run(&job()?, tile),
         Algorithm::Edge(edge) => direct::run(&job()?, edge.kernel(), edge_tiling),
         Algorithm::WinogradLocal => winograd::local::run(&job()?),
@@ -270,6 +276,8 @@ pub use winograd::winograd_error;
 /// A convolution that was checked.
 struct Job<'a> {
     x: &'a Tensor,
+    /// What is read instead of `x`, its input.
+    normed: Option<&'a Normed<'a>>,
     /// The weight's panels.
     panels: OnDevice,
     storage: Storage,
@@ -297,7 +305,8 @@ impl<'a> Job<'a> {
         epilogue: Epilogue<'a>,
     ) -> Result<Self> {
         let (panels, storage) = (weights.on_device()?, weights.storage());
-        Ok(Self { x, panels, storage, weight_bytes: weights.bytes(), problem, epilogue })
+        let weight_bytes = weights.bytes();
+        Ok(Self { x, normed: None, panels, storage, weight_bytes, problem, epilogue })
     }
 
     /// The result, before anything is written to it.
@@ -317,7 +326,10 @@ impl<'a> Job<'a> {
         Ok(Part {
             window,
             x_elements: self.x.elements(&x_rows),
-            x: self.x.band(&x_rows)?,
+            x: match self.normed {
+                Some(normed) => normed.band(&x_rows)?,
+                None => self.x.band(&x_rows)?,
+            },
             bias,
             sample_bias,
             residual: self.epilogue.residual.map(|tensor| tensor.band(band)).transpose()?,
