@@ -38,7 +38,10 @@ impl Program {
 pub fn given(target: &Target, dtypes: &[DType]) -> Vec<Program> {
     // A work-item that holds a large tile in wide vectors is for CPUs, and so are the kernels for
     // few channels. Fragments are for matrix units.
-    let for_cpus = |name: &str| name.ends_with("_register") || name.starts_with("conv2d_few_");
+    let for_cpus = |name: &str| {
+        ["_register", "_amx"].iter().any(|end| name.ends_with(end))
+            || name.starts_with("conv2d_few_")
+    };
     let kernels = KERNELS.iter().filter(|kernel| {
         let multiplied = target.matrix_rate > 0 || !kernel.name.ends_with("_matrix");
         multiplied && !for_cpus(kernel.name)
