@@ -34,6 +34,7 @@ pub mod cpu;
 pub mod hip;
 mod library;
 pub mod opencl;
+pub(crate) mod pages;
 mod parts;
 pub mod record;
 pub mod words;

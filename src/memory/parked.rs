@@ -1,10 +1,10 @@
 //! Parts of pictures that wait on the host, counted beside the device's memory.
 
-use std::alloc::{Layout, alloc_zeroed};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use super::MemoryManager;
+use crate::backend::pages;
 use crate::{Error, Result};
 
 /// What is parked lies in chunks of so many bytes, and a rest: bands of one layer and of the next
@@ -122,40 +122,8 @@ impl MemoryManager {
 /// [`Error::Argument`] if the host has no room for them.
 pub fn zeros(bytes: usize) -> Result<Vec<u8>> {
     let no_room = || Error::argument("host memory", format!("no room for {bytes} B"));
-    let layout = Layout::array::<u8>(bytes).map_err(|_| no_room())?;
-    if bytes == 0 {
-        return Ok(Vec::new());
-    }
-    // The allocator's zeros are pages that nobody has touched yet: whoever fills them does, and that
-    // may be several cores.
-    // SAFETY: the layout is not of no bytes.
-    let start = unsafe { alloc_zeroed(layout) };
-    if start.is_null() {
-        return Err(no_room());
-    }
-    // SAFETY: as many bytes as that, all zero, are there, from the allocator that a `Vec` frees with.
-    let mut data = unsafe { Vec::from_raw_parts(start, bytes, bytes) };
-    ask_for_large_pages(&mut data);
-    Ok(data)
+    pages::zeroed(bytes).ok_or_else(no_room)
 }
-
-/// Asks the system for large pages, of which touching a gigabyte takes less than half as long.
-#[cfg(target_os = "linux")]
-fn ask_for_large_pages(data: &mut [u8]) {
-    /// Of x86-64; elsewhere pages are larger, and this is a part of one, or several.
-    const LARGE_PAGE: usize = 2 << 20;
-    let before = data.as_ptr().align_offset(LARGE_PAGE);
-    let pages = data.len().saturating_sub(before) / LARGE_PAGE * LARGE_PAGE;
-    if pages > 0 {
-        let whole = &mut data[before..][..pages];
-        // SAFETY: the range is borrowed exclusively, and the advice changes no byte of it. A system
-        // that does not take it says so, and that is all.
-        let _ = unsafe { libc::madvise(whole.as_mut_ptr().cast(), pages, libc::MADV_HUGEPAGE) };
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn ask_for_large_pages(_data: &mut [u8]) {}
 
 #[cfg(test)]
 mod tests {
