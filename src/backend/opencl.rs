@@ -19,7 +19,7 @@ use cl3::device::{CL_DEVICE_PROFILING_TIMER_RESOLUTION, get_device_info};
 use cl3::memory::{CL_BUFFER_CREATE_TYPE_REGION, CL_MEM_READ_WRITE};
 use cl3::program::{CL_PROGRAM_BINARIES, CL_PROGRAM_BUILD_LOG};
 use cl3::types::{
-    CL_FALSE, CL_TRUE, cl_bool, cl_buffer_region, cl_command_queue, cl_event, cl_int, cl_mem,
+    CL_FALSE, CL_TRUE, cl_bool, cl_buffer_region, cl_command_queue, cl_event, cl_mem,
 };
 
 use super::parts::{self, Times};
@@ -158,25 +158,25 @@ impl OpenCl {
     fn shared_copy(
         &self,
         bytes: usize,
-        copy: impl Fn(cl_command_queue, Range<usize>, cl_bool, &[cl_event]) -> Result<cl_event, cl_int>,
-    ) -> Result<(), cl_int> {
-        let shared = self.info.kind == DeviceKind::Cpu && bytes >= SHARED_COPY_BYTES;
-        let half = if shared { bytes / 2 } else { 0 };
-        let mut other = None;
-        if half > 0 {
-            // SAFETY: the wait list is empty.
-            let before = unsafe { enqueue_marker_with_wait_list(self.queue.raw(), 0, ptr::null()) };
-            let before = before.map(Event::new)?;
-            // The other queue is to wait for it.
-            cl3::command_queue::flush(self.queue.raw())?;
-            let event = copy(self.transfers.raw(), 0..half, CL_FALSE, &[before.raw()])?;
-            other = Some(Event::new(event));
+        copy: impl Fn(cl_command_queue, Range<usize>, cl_bool, &[cl_event]) -> Result<cl_event>,
+    ) -> Result<()> {
+        let part = |queue, range, blocks, before: &[cl_event]| {
+            copy(queue, range, blocks, before).map(Event::new)
+        };
+        if self.info.kind != DeviceKind::Cpu || bytes < SHARED_COPY_BYTES {
+            return part(self.queue.raw(), 0..bytes, CL_TRUE, &[]).map(drop);
         }
-        let copied = copy(self.queue.raw(), half..bytes, CL_TRUE, &[]).map(Event::new).map(drop);
-        let Some(other) = other else { return copied };
+        let (half, before) = (bytes / 2, self.marker()?);
+        // The other queue is to wait for it.
+        self.flush()?;
+        let other = part(self.transfers.raw(), 0..half, CL_FALSE, &[before.raw()])?;
+        let copied = part(self.queue.raw(), half..bytes, CL_TRUE, &[]).map(drop);
+        // Whatever has failed, the other half is not to outlive the call.
         let flushed = cl3::command_queue::flush(self.transfers.raw());
         let waited = cl3::event::wait_for_events(&[other.raw()]);
-        copied.and(flushed).and(waited)
+        copied?;
+        flushed.map_err(|code| failed("clFlush", code))?;
+        waited.map_err(|code| failed("clWaitForEvents", code))
     }
 
     /// Waits for what is queued, transfers apart.
@@ -246,11 +246,11 @@ impl Backend for OpenCl {
         if data.is_empty() {
             return Ok(());
         }
-        let copied = self.shared_copy(data.len(), |queue, range, blocks, before| {
+        self.shared_copy(data.len(), |queue, range, blocks, before| {
             let part = &data[range.clone()];
             // SAFETY: the caller's contract puts the range inside the buffer; `shared_copy` waits, so
             // `data` outlives the copy; the wait list is that of the slice.
-            unsafe {
+            let event = unsafe {
                 enqueue_write_buffer(
                     queue,
                     memory(target),
@@ -261,9 +261,9 @@ impl Backend for OpenCl {
                     before.len() as u32,
                     list(before),
                 )
-            }
-        });
-        copied.map_err(|code| failed_with_memory("clEnqueueWriteBuffer", code, target.bytes()))
+            };
+            event.map_err(|code| failed_with_memory("clEnqueueWriteBuffer", code, target.bytes()))
+        })
     }
 
     /// So does PoCL 3.1: a core that finds no more work-groups of a kernel takes the copy.
@@ -303,10 +303,10 @@ impl Backend for OpenCl {
             return Ok(());
         }
         let (start, bytes) = (data.as_mut_ptr(), data.len());
-        let copied = self.shared_copy(bytes, |queue, range, blocks, before| {
+        self.shared_copy(bytes, |queue, range, blocks, before| {
             // SAFETY: as in `write`; the parts of `data` do not overlap, and it is borrowed
             // exclusively until `shared_copy` returns.
-            unsafe {
+            let event = unsafe {
                 enqueue_read_buffer(
                     queue,
                     memory(source),
@@ -317,9 +317,9 @@ impl Backend for OpenCl {
                     before.len() as u32,
                     list(before),
                 )
-            }
-        });
-        copied.map_err(|code| failed("clEnqueueReadBuffer", code))
+            };
+            event.map_err(|code| failed("clEnqueueReadBuffer", code))
+        })
     }
 
     fn copy(&self, region: &CopyRegion) -> Result<()> {

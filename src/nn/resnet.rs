@@ -93,16 +93,12 @@ impl Resnet {
             return Err(Error::shape("resnet", detail));
         }
         let hidden = match self.time.as_ref().zip(time) {
-            None if x2.is_none() => self.conv1.of_normed(&self.norm1, x.clone(), None)?,
-            time => {
+            Some((projection, time)) => {
                 let normed = self.norm1.of_both(&x, x2.as_ref())?;
-                match time {
-                    Some((projection, time)) => {
-                        self.conv1.biased(&normed, &projection.forward(time)?)?
-                    }
-                    None => self.conv1.forward(&normed)?,
-                }
+                self.conv1.biased(&normed, &projection.forward(time)?)?
             }
+            None if x2.is_none() => self.conv1.of_normed(&self.norm1, x.clone(), None)?,
+            None => self.conv1.forward(&self.norm1.of_both(&x, x2.as_ref())?)?,
         };
         if self.time.is_none() && self.shortcut.is_some() {
             // Such layers run once a picture, and the blocks of as many channels as came in are
