@@ -135,6 +135,11 @@ impl Record {
         self.log().stage().reads.add(bytes);
     }
 
+    /// Counts memory that the host would allocate for what is read.
+    pub(crate) fn would_allocate_on_host(&self, bytes: u64) {
+        self.log().stage().host_allocations.add(bytes);
+    }
+
     /// Counts a write of bytes that are not there.
     pub(crate) fn would_write(&self, bytes: u64) {
         self.counters().written_bytes += bytes;

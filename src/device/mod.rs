@@ -361,7 +361,7 @@ impl Device {
             return home.fill(|offset, chunk| self.backend().read(source, offset, chunk));
         };
         record.would_read(home.bytes());
-        home.count();
+        home.count(|bytes| record.would_allocate_on_host(bytes));
         Ok(())
     }
 

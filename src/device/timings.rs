@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::{Device, DeviceOptions};
 use crate::backend::record::{RecordedLaunch, RecordedValue};
 use crate::backend::{Argument, CopyRegion, Launch, Value};
-use crate::memory::{Block, Lifetime};
+use crate::memory::{self, Block, Lifetime};
 use crate::tune::Autotune;
 use crate::{Error, Result};
 
@@ -28,29 +28,50 @@ pub struct TransferRates {
     pub copy: TransferRate,
     /// Beyond the write itself, the first write to fresh memory: systems hand it out page by page.
     pub allocate: TransferRate,
+    /// The same of the host's memory, beyond the read to there.
+    pub host_allocate: TransferRate,
 }
 
-/// What so many bytes take: a time for each transfer, and one for each byte.
+/// What so many bytes take: transfers of three sizes, and lines between and beyond them. One line
+/// would not do where large transfers are made in another way than small ones.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TransferRate {
-    /// For each transfer.
-    pub latency_seconds: f64,
-    /// Bytes a second, in 10^9.
-    pub gb_s: f64,
+    /// The bytes of a transfer and its seconds, the smallest first.
+    points: [(u64, f64); 3],
 }
 
 impl TransferRate {
-    /// The seconds of `count` transfers of `bytes` in all.
-    pub fn seconds(&self, count: u64, bytes: u64) -> f64 {
-        count as f64 * self.latency_seconds + bytes as f64 / (self.gb_s * 1e9)
+    /// Transfers that each take `latency_seconds`, and move `gb_s` 10^9 bytes a second.
+    pub fn new(latency_seconds: f64, gb_s: f64) -> Self {
+        Self::through(TRANSFERS.map(|bytes| (bytes, latency_seconds + bytes as f64 / (gb_s * 1e9))))
     }
 
-    /// From the times of a small and a large transfer.
-    fn between([(small, short), (large, long)]: [(u64, f64); 2]) -> Self {
-        // Of times that make no sense, such as those of an idle driver, the large one holds.
-        let per_byte = ((long - short) / (large - small) as f64).max(1e-4 * long / large as f64);
-        let latency_seconds = (short - per_byte * small as f64).max(0.0);
-        Self { latency_seconds, gb_s: 1.0 / (1e9 * per_byte.max(1e-15)) }
+    /// The seconds of `count` transfers of `bytes` in all.
+    pub fn seconds(&self, count: u64, bytes: u64) -> f64 {
+        let [small, middle, large] = self.points;
+        let each = bytes as f64 / count.max(1) as f64;
+        let [(begin, short), (end, long)] =
+            if each < middle.0 as f64 { [small, middle] } else { [middle, large] };
+        let slope = (long - short) / (end - begin) as f64;
+        count as f64 * (short + slope * (each - begin as f64)).max(0.0)
+    }
+
+    /// The seconds of `bytes` of a large transfer.
+    pub fn seconds_of_a_part(&self, bytes: u64) -> f64 {
+        let [.., (large, seconds)] = self.points;
+        seconds * bytes as f64 / large as f64
+    }
+
+    /// From the times of three transfers. Of times that make no sense, such as those of an idle
+    /// driver, the large one's holds: a smaller one takes no longer, and some of it.
+    fn through(mut points: [(u64, f64); 3]) -> Self {
+        points[2].1 = points[2].1.max(1e-9);
+        for index in [1, 0] {
+            let (bytes, seconds) = points[index + 1];
+            let share = points[index].0 as f64 / bytes as f64;
+            points[index].1 = points[index].1.clamp(1e-4 * share * seconds, seconds);
+        }
+        Self { points }
     }
 }
 
@@ -70,12 +91,15 @@ const MOST_LAUNCHES: u32 = 64;
 const WEIGHTS: &str = "weights";
 const MOST_WEIGHTS: u64 = 32;
 const CACHED_BYTES: u64 = 64 << 20;
-/// The small and the large transfer from which rates follow.
-const TRANSFERS: [u64; 2] = [64 << 10, 16 << 20];
+/// The transfers from which rates follow.
+const TRANSFERS: [u64; 3] = [64 << 10, 512 << 10, 16 << 20];
 /// Of so much at once no allocator keeps what was given back: its memory is fresh. Where there is no
 /// room for it, the large transfer has to do.
 const FRESH_BYTES: u64 = 40 << 20;
 const TRANSFER_RUNS: usize = 7;
+const TRANSFER_ROUNDS: usize = 3;
+/// Small transfers are measured some at a time, which take about so many bytes.
+const TRANSFER_BYTES: u64 = 2 << 20;
 
 impl Device {
     /// What is known of the seconds of each of `launches` here: `None` for what was never measured.
@@ -129,42 +153,63 @@ impl Device {
         measured.map(|()| self.known_seconds(launches))
     }
 
-    /// What transfers take here, measured where it is not known.
+    /// What transfers take here, measured where it is not known. Of large ones for which there is no
+    /// room now it follows from small ones.
     ///
     /// # Errors
     ///
-    /// [`Error::OutOfMemory`] if there is no room for 32 MiB, [`Error::Device`].
+    /// [`Error::OutOfMemory`] if there is no room for 1 MiB, [`Error::Argument`] if the host has none
+    /// for 64 MiB, [`Error::Device`].
     pub fn transfer_rates(&self) -> Result<TransferRates> {
-        if let Some(known) = self.known_rates() {
-            return Ok(known);
+        let timings = &self.inner.timings;
+        let is_unknown = |kind, bytes| timings.get(&transfer_key(kind, bytes)).is_none();
+        let unknown: Vec<u64> =
+            TRANSFERS.into_iter().filter(|bytes| is_unknown(READ, *bytes)).collect();
+        let fresh = is_unknown(FRESH_WRITE, FRESH_BYTES).then_some(FRESH_BYTES);
+        if unknown.is_empty() && fresh.is_none() {
+            return Ok(self.known_rates().expect("all transfers were measured"));
         }
         let bench = self.beside()?;
-        for bytes in TRANSFERS {
-            bench.measure_transfers(bytes, &self.inner.timings)?;
+        let mut host = HostPieces::new()?;
+        let mut measure = || {
+            for &bytes in &unknown {
+                bench.measure_transfers(bytes, &mut host, timings)?;
+                bench.measure_fresh(bytes, timings)?;
+            }
+            fresh.map_or(Ok(()), |bytes| bench.measure_fresh(bytes, timings))
+        };
+        // In turn, as what disturbs the machine for a moment is over when it comes round again.
+        for _ in 0..TRANSFER_ROUNDS {
+            match measure() {
+                Err(Error::OutOfMemory { .. }) if self.known_rates().is_some() => {}
+                measured => measured?,
+            }
         }
-        match bench.measure_fresh(FRESH_BYTES, &self.inner.timings) {
-            Ok(()) | Err(Error::OutOfMemory { .. }) => {}
-            Err(error) => return Err(error),
-        }
-        self.inner.timings.keep();
-        Ok(self.known_rates().expect("all transfers were measured"))
+        timings.keep();
+        Ok(self.known_rates().expect("transfers were measured"))
     }
 
     /// What is known of [`Device::transfer_rates`].
     pub fn known_rates(&self) -> Option<TransferRates> {
-        let time = |kind: &str, bytes: u64| {
-            let seconds = self.inner.timings.get(&transfer_key(kind, bytes))?;
-            Some((bytes, seconds))
+        let [small, middle, large] = TRANSFERS;
+        let seconds = |kind, bytes| self.inner.timings.get(&transfer_key(kind, bytes));
+        let rate = |seconds: &dyn Fn(u64) -> Option<f64>, large| {
+            let [short, medium] = [seconds(small)?, seconds(middle)?];
+            let long = seconds(large).unwrap_or(medium * (large as f64 / middle as f64));
+            Some(TransferRate::through([(small, short), (middle, medium), (large, long)]))
         };
-        let [small, large] = TRANSFERS;
-        let rate =
-            |kind: &str| Some(TransferRate::between([time(kind, small)?, time(kind, large)?]));
-        let fresh = time("allocate", FRESH_BYTES).or_else(|| time("allocate", large))?;
+        let of = |kind| rate(&|bytes| seconds(kind, bytes), large);
+        // What is longer of one than of the other.
+        let longer = |kind, other, large| {
+            rate(&|bytes| Some(seconds(kind, bytes)? - seconds(other, bytes)?), large)
+        };
+        let most = seconds(FRESH_WRITE, FRESH_BYTES).map_or(large, |_| FRESH_BYTES);
         Some(TransferRates {
-            write: rate("write")?,
-            read: rate("read")?,
-            copy: rate("copy")?,
-            allocate: TransferRate::between([time("allocate", small)?, fresh]),
+            write: of(WRITE)?,
+            read: of(READ)?,
+            copy: of(COPY)?,
+            allocate: longer(FRESH_WRITE, KNOWN_WRITE, most)?,
+            host_allocate: longer(FRESH_READ, READ, large)?,
         })
     }
 
@@ -222,8 +267,7 @@ impl Device {
     fn measure_kept(&self, key: &str, launch: &RecordedLaunch, timings: &Timings) -> Result<()> {
         match self.measure(launch) {
             Ok(seconds) => {
-                let known = timings.get(key).unwrap_or(f64::INFINITY);
-                timings.put(key.to_owned(), seconds.min(known));
+                timings.put_least(key.to_owned(), seconds);
                 Ok(())
             }
             Err(Error::OutOfMemory { .. }) => Ok(()),
@@ -319,55 +363,93 @@ impl Device {
         Ok(())
     }
 
-    fn measure_transfers(&self, bytes: u64, timings: &Timings) -> Result<()> {
+    fn measure_transfers(
+        &self,
+        bytes: u64,
+        host: &mut HostPieces,
+        timings: &Timings,
+    ) -> Result<()> {
         let backend = self.backend();
-        let mut host = drawn(bytes as usize);
+        let count = (TRANSFER_BYTES / bytes).max(1);
+        let all = || 0..count;
         let allocate = || self.memory().allocate(bytes, Lifetime::Resident);
         let [first, second] = [allocate()?, allocate()?];
-        let write = self.least(&mut || backend.write(first.buffer(), 0, &host))?;
-        backend.write(second.buffer(), 0, &host)?;
-        let copy = self.least(&mut || {
-            let (source, target) = (first.buffer(), second.buffer());
-            backend.copy(&CopyRegion {
-                source,
-                source_offset: 0,
-                target,
-                target_offset: 0,
-                bytes,
-                rows: 1,
-                source_pitch: 0,
-                target_pitch: 0,
+        let (source, target) = (first.buffer(), second.buffer());
+        backend.write(target, 0, host.next(bytes))?;
+        let write =
+            self.usual(&mut || all().try_for_each(|_| backend.write(source, 0, host.next(bytes))))?;
+        let copy = self.usual(&mut || {
+            all().try_for_each(|_| {
+                backend.copy(&CopyRegion {
+                    source,
+                    source_offset: 0,
+                    target,
+                    target_offset: 0,
+                    bytes,
+                    rows: 1,
+                    source_pitch: 0,
+                    target_pitch: 0,
+                })
             })
         })?;
-        let read = self.least(&mut || backend.read(first.buffer(), 0, &mut host))?;
-        for (kind, seconds) in [("write", write), ("copy", copy), ("read", read)] {
-            timings.put(transfer_key(kind, bytes), seconds.max(1e-9));
+        let read =
+            self.usual(&mut || all().try_for_each(|_| backend.read(source, 0, host.next(bytes))))?;
+        let fresh = self.usual(&mut || {
+            all().try_for_each(|_| backend.read(source, 0, &mut memory::zeros(bytes as usize)?))
+        })?;
+        let times = [(WRITE, write), (COPY, copy), (READ, read), (FRESH_READ, fresh)];
+        for (kind, seconds) in times {
+            timings.put_least(transfer_key(kind, bytes), seconds / count as f64);
         }
-        drop((first, second));
-        self.measure_fresh(bytes, timings)
+        Ok(())
     }
 
     /// What a write takes longer into memory that nobody had before.
     fn measure_fresh(&self, bytes: u64, timings: &Timings) -> Result<()> {
         let allocate = || self.memory().allocate(bytes, Lifetime::Resident);
         let block = allocate()?;
-        let known = self.least(&mut || self.fill(&block, zeros))?;
+        let known = self.usual(&mut || self.fill(&block, zeros))?;
         drop(block);
-        let fresh = self.least(&mut || self.fill(&allocate()?, zeros))?;
-        timings.put(transfer_key("allocate", bytes), (fresh - known).max(1e-9));
+        let fresh = self.usual(&mut || self.fill(&allocate()?, zeros))?;
+        timings.put_least(transfer_key(KNOWN_WRITE, bytes), known);
+        timings.put_least(transfer_key(FRESH_WRITE, bytes), fresh);
         Ok(())
     }
 
-    /// The least of some runs: whatever disturbs one makes it slower.
-    fn least(&self, run: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
-        let mut least = f64::INFINITY;
+    /// The median of some runs.
+    fn usual(&self, run: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+        let mut runs = Vec::new();
         for _ in 0..TRANSFER_RUNS {
             let start = Instant::now();
             run()?;
             self.finish()?;
-            least = least.min(start.elapsed().as_secs_f64());
+            runs.push(start.elapsed().as_secs_f64());
         }
-        Ok(least)
+        runs.sort_by(f64::total_cmp);
+        Ok(runs[TRANSFER_RUNS / 2])
+    }
+}
+
+/// What transfers are measured with on the host: other bytes each time, as what a model moves has left
+/// the caches since it was there last.
+struct HostPieces {
+    all: Vec<u8>,
+    next: usize,
+}
+
+impl HostPieces {
+    fn new() -> Result<Self> {
+        let mut all = memory::zeros(CACHED_BYTES as usize)?;
+        let piece = drawn(1 << 20);
+        all.chunks_mut(piece.len()).for_each(|chunk| chunk.copy_from_slice(&piece[..chunk.len()]));
+        Ok(Self { all, next: 0 })
+    }
+
+    fn next(&mut self, bytes: u64) -> &mut [u8] {
+        let bytes = bytes as usize;
+        let start = if self.next + bytes > self.all.len() { 0 } else { self.next };
+        self.next = start + bytes;
+        &mut self.all[start..self.next]
     }
 }
 
@@ -399,6 +481,14 @@ fn key(launch: &RecordedLaunch, limit: Option<Duration>) -> String {
     let digits: String = hash.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
     format!("{} {digits}", program.kernel)
 }
+
+/// What is measured of transfers.
+const WRITE: &str = "write";
+const READ: &str = "read";
+const COPY: &str = "copy";
+const FRESH_READ: &str = "read to fresh memory";
+const KNOWN_WRITE: &str = "write of zeros";
+const FRESH_WRITE: &str = "write of zeros to fresh memory";
 
 fn transfer_key(kind: &str, bytes: u64) -> String {
     format!("{kind} of {bytes} B")
@@ -446,4 +536,34 @@ fn drawn(bytes: usize) -> Vec<u8> {
         0x3400 | (bits & 0x07ff) | (bits & 0x8000)
     };
     (0..bytes.div_ceil(2)).flat_map(|_| next().to_ne_bytes()).take(bytes).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transfers_take_the_time_of_their_size() {
+        let [small, middle, large] = TRANSFERS;
+        let rate = TransferRate::through([(small, 1e-5), (middle, 8e-5), (large, 1e-3)]);
+        let seconds = [0, small, middle, large].map(|bytes| rate.seconds(1, bytes));
+        approx::assert_relative_eq!(seconds[..], [0.0, 1e-5, 8e-5, 1e-3], epsilon = 1e-12);
+        // The mean size counts, and beyond the largest the line goes on.
+        approx::assert_relative_eq!(rate.seconds(4, 4 * middle), 32e-5, max_relative = 1e-9);
+        let beyond = 1e-3 + (1e-3 - 8e-5) * large as f64 / (large - middle) as f64;
+        approx::assert_relative_eq!(rate.seconds(1, 2 * large), beyond, max_relative = 1e-9);
+        approx::assert_relative_eq!(rate.seconds_of_a_part(large / 8), 1e-3 / 8.0);
+        assert_eq!(rate.seconds(0, 0), 0.0);
+    }
+
+    #[test]
+    fn times_that_make_no_sense_leave_some() {
+        // A small transfer that took longer than a large one, and one that took no time.
+        let rate = TransferRate::through(TRANSFERS.map(|bytes| (bytes, 0.0)));
+        assert!(rate.seconds(1, TRANSFERS[2]) > 0.0);
+        let [small, middle, large] = TRANSFERS;
+        let rate = TransferRate::through([(small, 5e-3), (middle, -1e-3), (large, 1e-3)]);
+        let seconds = TRANSFERS.map(|bytes| rate.seconds(1, bytes));
+        assert!(seconds.is_sorted() && seconds[0] > 0.0, "{seconds:?}");
+    }
 }

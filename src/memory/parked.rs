@@ -37,10 +37,9 @@ impl ParkedBlock {
     ///
     /// If it was filled before: a bug of this crate.
     pub fn fill(&self, mut read: impl FnMut(u64, &mut [u8]) -> Result<()>) -> Result<()> {
-        let bytes = self.bytes as usize;
-        let mut chunks = Vec::with_capacity(bytes.div_ceil(CHUNK));
-        for start in (0..bytes).step_by(CHUNK) {
-            let mut chunk = self.manager.chunk(CHUNK.min(bytes - start))?;
+        let mut chunks = Vec::with_capacity(self.bytes.div_ceil(CHUNK as u64) as usize);
+        for (start, bytes) in self.parts() {
+            let mut chunk = self.manager.chunk(bytes)?;
             read(start as u64, &mut chunk)?;
             chunks.push(chunk);
         }
@@ -48,9 +47,22 @@ impl ParkedBlock {
         Ok(())
     }
 
-    /// Counts it as filled, with nothing: on a dry run.
-    pub fn count(&self) {
-        self.keep(Vec::new());
+    /// Counts it as filled, with nothing: on a dry run. `fresh` is told the bytes of each part that
+    /// would lie in memory which no parked block had before.
+    pub fn count(&self, mut fresh: impl FnMut(u64)) {
+        let part = |(_, bytes)| {
+            self.manager.spare_chunk(bytes).unwrap_or_else(|| {
+                fresh(bytes as u64);
+                Vec::new()
+            })
+        };
+        self.keep(self.parts().map(part).collect());
+    }
+
+    /// The offset and the bytes of each chunk.
+    fn parts(&self) -> impl Iterator<Item = (usize, usize)> {
+        let bytes = self.bytes as usize;
+        (0..bytes).step_by(CHUNK).map(move |start| (start, CHUNK.min(bytes - start)))
     }
 
     fn keep(&self, chunks: Vec<Vec<u8>>) {
@@ -89,7 +101,9 @@ impl Drop for ParkedBlock {
         let Some(chunks) = self.chunks.take() else { return };
         let mut state = self.manager.state();
         state.stats.unparked(self.bytes);
-        state.spare_chunks.extend(chunks.into_iter().filter(|chunk| chunk.len() == CHUNK));
+        let parts = self.parts().zip(chunks);
+        let whole = parts.filter(|((_, bytes), _)| *bytes == CHUNK).map(|(_, chunk)| chunk);
+        state.spare_chunks.extend(whole);
         if state.stats.parked_bytes == 0 {
             state.spare_chunks = Vec::new();
         }
@@ -102,16 +116,20 @@ impl MemoryManager {
         ParkedBlock { bytes, chunks: OnceLock::new(), manager: Arc::clone(self) }
     }
 
+    /// What a parked block has left, if that was a whole chunk and is to be one.
+    fn spare_chunk(&self, bytes: usize) -> Option<Vec<u8>> {
+        (bytes == CHUNK).then(|| self.state().spare_chunks.pop()).flatten()
+    }
+
     /// `bytes` bytes on the host to fill: what a parked block has left, or zeros.
     fn chunk(&self, bytes: usize) -> Result<Vec<u8>> {
-        let spare = (bytes == CHUNK).then(|| self.state().spare_chunks.pop()).flatten();
         let fresh = || {
             zeros(bytes).or_else(|_| {
                 self.state().spare_chunks = Vec::new();
                 zeros(bytes)
             })
         };
-        spare.map_or_else(fresh, Ok)
+        self.spare_chunk(bytes).map_or_else(fresh, Ok)
     }
 }
 

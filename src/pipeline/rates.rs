@@ -20,17 +20,17 @@ pub(super) struct Rates {
     pub loading: f64,
 }
 
-/// What transfers take where nobody has measured it.
-const USUAL_TRANSFERS: TransferRates = TransferRates {
-    write: USUAL_TRANSFER,
-    read: USUAL_TRANSFER,
-    copy: TransferRate { latency_seconds: 1e-5, gb_s: 20.0 },
-    allocate: TransferRate { latency_seconds: 1e-5, gb_s: 5.0 },
-};
-const USUAL_TRANSFER: TransferRate = TransferRate { latency_seconds: 2e-5, gb_s: 6.0 };
 const USUAL_HOST_SECONDS: f64 = 1e-5;
 /// How many bytes of weights are read and packed in a second.
 const USUAL_LOAD_B_S: f64 = 1e9;
+
+/// What transfers take where nobody has measured it.
+fn usual_transfers() -> TransferRates {
+    let transfer = TransferRate::new(2e-5, 6.0);
+    let fresh = TransferRate::new(1e-5, 5.0);
+    let copy = TransferRate::new(1e-5, 20.0);
+    TransferRates { write: transfer, read: transfer, copy, allocate: fresh, host_allocate: fresh }
+}
 
 /// By what [`host_seconds`] is remembered.
 const HOST_KEY: &str = "host for a launch";
@@ -39,7 +39,7 @@ impl Rates {
     /// What is known, nothing being measured.
     pub fn known(device: &Device) -> Self {
         Self {
-            transfers: device.known_rates().unwrap_or(USUAL_TRANSFERS),
+            transfers: device.known_rates().unwrap_or_else(usual_transfers),
             host_seconds: device.known(HOST_KEY).unwrap_or(USUAL_HOST_SECONDS),
             loading: 1.0 / USUAL_LOAD_B_S,
         }
@@ -143,7 +143,7 @@ impl TensorSource for Noted<'_> {
 fn seconds_per_byte(device: &Device, files: &ModelFiles, dtype: DType) -> Result<f64> {
     /// After so long it is known well enough.
     const LIMIT: Duration = Duration::from_millis(400);
-    /// How many are loaded at most, from all over the model.
+    /// How many are loaded first, from all over the model; then those between them.
     const SAMPLES: usize = 128;
     let part = &files.unet;
     let noted = Noted { source: &part.weights, tensors: RefCell::default() };
@@ -155,8 +155,8 @@ fn seconds_per_byte(device: &Device, files: &ModelFiles, dtype: DType) -> Result
     let (mut vectors, mut weights) = (Vec::new(), Vec::new());
     // An odd step: of weights and biases in turn it takes both.
     let step = tensors.len().div_ceil(SAMPLES) | 1;
-    let (begin, mut seconds, mut bytes) = (Instant::now(), 0.0, 0);
-    for (name, shape) in tensors.iter().step_by(step) {
+    let (begin, mut seconds, mut bytes) = (Instant::now(), [0.0; 2], 0);
+    for (name, shape) in (0..step).flat_map(|first| tensors.iter().skip(first).step_by(step)) {
         let mut load = || {
             let start = Instant::now();
             let bytes = match shape[..] {
@@ -176,10 +176,9 @@ fn seconds_per_byte(device: &Device, files: &ModelFiles, dtype: DType) -> Result
             };
             Ok::<_, Error>((start.elapsed().as_secs_f64(), bytes))
         };
-        // The better of two: whatever disturbs one makes it slower.
         match load().and_then(|first| Ok((first, load()?))) {
             Ok(((first, size), (second, _))) => {
-                seconds += first.min(second);
+                seconds = [seconds[0] + first, seconds[1] + second];
                 bytes += size;
             }
             // What the budget has no room for is loaded in another way, as quickly.
@@ -195,6 +194,7 @@ fn seconds_per_byte(device: &Device, files: &ModelFiles, dtype: DType) -> Result
     }
     match bytes {
         0 => Ok(1.0 / USUAL_LOAD_B_S),
-        bytes => Ok(seconds / bytes as f64),
+        // The better of two: whatever disturbs one makes it slower.
+        bytes => Ok(seconds[0].min(seconds[1]) / bytes as f64),
     }
 }

@@ -226,17 +226,19 @@ fn stage_times(
                 DeviceKind::Gpu => (rates.host_seconds - seconds[index]).max(0.0),
             };
     }
-    let RecordedStage { writes, reads, copies, allocations, weights, .. } = stage;
-    let TransferRates { write, read, copy, allocate } = rates.transfers;
+    let RecordedStage { writes, reads, copies, allocations, host_allocations, .. } = stage;
+    let TransferRates { write, read, copy, allocate, host_allocate } = rates.transfers;
     StageTimes {
         stage: if stage.name.is_empty() { "other" } else { stage.name },
         launch_seconds: launched + copy.seconds(copies.count, copies.bytes),
         host_seconds: host,
         transfer_seconds: write.seconds(writes.count, writes.bytes)
             + read.seconds(reads.count, reads.bytes)
-            + allocate.seconds(allocations.count, allocations.bytes),
+            + allocate.seconds(allocations.count, allocations.bytes)
+            + host_allocate.seconds(host_allocations.count, host_allocations.bytes),
         // Of weights the bytes matter. What is read from files for a use is packed each time.
-        weight_seconds: write.seconds(0, weights.bytes) + rates.loading * weights.read_bytes as f64,
+        weight_seconds: write.seconds_of_a_part(stage.weights.bytes)
+            + rates.loading * stage.weights.read_bytes as f64,
     }
 }
 

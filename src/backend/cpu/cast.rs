@@ -1,9 +1,7 @@
 //! See `kernels/cast.cl`.
 
-use rayon::prelude::*;
-
 use super::vector_math::narrow;
-use super::{Arguments, Reals, RealsMut, rows};
+use super::{Arguments, Reals, RealsMut, parallel, rows};
 use crate::DType;
 
 /// Elements that a task converts.
@@ -24,8 +22,15 @@ pub fn fast(arguments: &Arguments) {
     let y = arguments.reals_out_as("y", target);
     match (x, y) {
         (Reals::F32(x), RealsMut::F16(y)) => {
-            let (x, y) = (x[..elements].par_chunks(TASK), y[..elements].par_chunks_mut(TASK));
-            x.zip(y).for_each(|(x, y)| narrow(x, y));
+            let y = &mut y[..elements];
+            parallel::for_each_piece(
+                y,
+                TASK,
+                || (),
+                |(), index, y| {
+                    narrow(&x[index * TASK..][..y.len()], y);
+                },
+            );
         }
         (x, y) => rows::write(y, elements, 1, |start, values| rows::read(&x, start, values)),
     }

@@ -1,8 +1,6 @@
 //! See `kernels/group_norm_merge.cl`.
 
-use rayon::prelude::*;
-
-use super::Arguments;
+use super::{Arguments, parallel};
 
 pub fn definition(arguments: &Arguments) {
     let partials = arguments.floats("partials");
@@ -63,9 +61,12 @@ pub fn fast(arguments: &Arguments) {
     let width = channels / groups;
     let total = (pixels * width) as f64;
     let samples = arguments.size("samples");
-    let statistics: Vec<(f64, f64)> = (0..samples * groups)
-        .into_par_iter()
-        .map(|index| {
+    let mut statistics = vec![(0.0, 0.0); samples * groups];
+    parallel::for_each_piece(
+        &mut statistics,
+        1,
+        || (),
+        |(), index, statistics| {
             let (sample, group) = (index / groups, index % groups);
             let chunk_of = |index: usize| {
                 let start = (sample * chunks + index) * 2 * channels + group * width;
@@ -83,9 +84,9 @@ pub fn fast(arguments: &Arguments) {
                     squares += f64::from(*within) + count * (f64::from(*other) - mean).powi(2);
                 }
             }
-            (mean, 1.0 / (squares / total + eps).sqrt())
-        })
-        .collect();
+            statistics[0] = (mean, 1.0 / (squares / total + eps).sqrt());
+        },
+    );
     let factors = arguments.floats_out("factors");
     for (sample, factors) in factors.chunks_exact_mut(2 * channels).take(samples).enumerate() {
         let (means, scales) = factors.split_at_mut(channels);

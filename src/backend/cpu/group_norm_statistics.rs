@@ -1,9 +1,7 @@
 //! See `kernels/group_norm_statistics.cl`.
 
-use rayon::prelude::*;
-
 use super::vector_math::vectorised;
-use super::{Arguments, Reals, rows};
+use super::{Arguments, Reals, parallel, rows};
 
 pub fn definition(arguments: &Arguments) {
     let (x, x2) = (arguments.reals("x"), arguments.optional_reals("x2"));
@@ -48,8 +46,8 @@ pub fn fast(arguments: &Arguments) {
     assert!(samples == 1 || own_chunks == chunks, "only whole samples come together");
     let first = arguments.size("first_sample") * chunks + arguments.size("first_chunk");
     let partials = &mut arguments.floats_out("partials")[2 * first * channels..];
-    let partials = partials[..2 * samples * own_chunks * channels].par_chunks_mut(2 * channels);
-    partials.enumerate().for_each_init(Vec::new, |scratch, (index, partial)| {
+    let partials = &mut partials[..2 * samples * own_chunks * channels];
+    parallel::for_each_piece(partials, 2 * channels, Vec::new, |scratch, index, partial| {
         let (sample, start) = (index / own_chunks, index % own_chunks * chunk);
         let count = chunk.min(pixels - start);
         let pixel = sample * pixels + start;

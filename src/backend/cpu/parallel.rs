@@ -1,16 +1,19 @@
 //! Work that is shared out among threads.
 
+use std::any::Any;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, Thread};
+use std::{hint, mem};
 
 /// Chunks of parts for each thread: enough that the last ones end together.
 const CHUNKS: usize = 32;
 
 /// Does every part, each once.
 ///
-/// The calling thread begins at once and takes parts as the pool's threads do. To hand all of them
-/// to the pool and sleep would cost two wake-ups in a row before every thread works and another at
-/// the end, of tens of microseconds each: much beside a small kernel. Parts are taken in their
-/// order, so that what neighbours share is in a cache, and by whoever is free.
+/// The calling thread begins at once and takes parts as the pool's threads do. Parts are taken in
+/// their order, so that what neighbours share is in a cache, and by whoever is free.
 pub fn for_each(parts: usize, part: impl Fn(usize) + Sync) {
     for_each_init(parts, || (), |(), index| part(index));
 }
@@ -24,7 +27,7 @@ pub fn for_each_init<S>(
     let threads = rayon::current_num_threads().min(parts);
     let chunk = parts.div_ceil(CHUNKS * threads.max(1)).max(1);
     let next = AtomicUsize::new(0);
-    let work = || {
+    with_help(threads.saturating_sub(1), &|| {
         let mut state = new();
         loop {
             let first = next.fetch_add(chunk, Ordering::Relaxed);
@@ -35,13 +38,102 @@ pub fn for_each_init<S>(
                 part(&mut state, index);
             }
         }
-    };
-    rayon::in_place_scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(|_| work());
+    });
+}
+
+/// Has `part` write every `length` values, and what is left at the end: it is told the number of the
+/// piece.
+pub fn for_each_piece<T: Send, S>(
+    values: &mut [T],
+    length: usize,
+    new: impl Fn() -> S + Sync,
+    part: impl Fn(&mut S, usize, &mut [T]) + Sync,
+) {
+    let pieces: Vec<Mutex<&mut [T]>> = values.chunks_mut(length).map(Mutex::new).collect();
+    for_each_init(pieces.len(), new, |state, index| {
+        let mut piece = pieces[index].lock().expect("every piece is taken once");
+        part(state, index, &mut piece);
+    });
+}
+
+/// Has `work` done by this thread, and by as many of the pool's as come before it is through.
+///
+/// A thread that has to be woken comes tens of microseconds later. A scope of the pool would wait for
+/// each of them, though the work were done: several times what a small kernel takes.
+fn with_help(helpers: usize, work: &(dyn Fn() + Sync)) {
+    if helpers == 0 {
+        return work();
+    }
+    // SAFETY: `work` is called by those alone who have entered, and `Closing` waits for them before
+    // this function ends, also by a panic.
+    let work: &'static (dyn Fn() + Sync) = unsafe { mem::transmute(work) };
+    let help = Arc::new(Help {
+        work,
+        state: AtomicUsize::new(0),
+        caller: thread::current(),
+        panic: Mutex::default(),
+    });
+    {
+        let _closing = Closing(&help);
+        for _ in 0..helpers {
+            let help = Arc::clone(&help);
+            rayon::spawn(move || help.give());
         }
         work();
-    });
+    }
+    let panic = help.panic.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+    if let Some(panic) = panic {
+        panic::resume_unwind(panic);
+    }
+}
+
+/// What threads help with as long as it is open.
+struct Help {
+    work: &'static (dyn Fn() + Sync),
+    /// How many are helping, and [`CLOSED`] once nobody may begin to.
+    state: AtomicUsize,
+    caller: Thread,
+    /// What a helper has panicked with.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+const CLOSED: usize = 1 << (usize::BITS - 1);
+/// How often the caller looks whether all have left before it sleeps: some ten microseconds.
+const LOOKS: u32 = 2000;
+
+impl Help {
+    fn give(&self) {
+        let enter = |state| (state & CLOSED == 0).then_some(state + 1);
+        if self.state.fetch_update(Ordering::Acquire, Ordering::Relaxed, enter).is_err() {
+            return;
+        }
+        if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(self.work)) {
+            let mut kept = self.panic.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            kept.get_or_insert(panic);
+        }
+        if self.state.fetch_sub(1, Ordering::Release) == CLOSED + 1 {
+            self.caller.unpark();
+        }
+    }
+}
+
+/// Closes what is helped with, and waits until all have left, when it is dropped.
+struct Closing<'a>(&'a Help);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        let Self(help) = self;
+        help.state.fetch_or(CLOSED, Ordering::Relaxed);
+        let mut looks = 0;
+        while help.state.load(Ordering::Acquire) != CLOSED {
+            if looks < LOOKS {
+                hint::spin_loop();
+                looks += 1;
+            } else {
+                thread::park();
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -62,5 +154,54 @@ mod tests {
             assert_eq!(seen.into_inner(), parts);
             assert!(done.into_iter().all(|count| count.into_inner() == 1), "of {parts}");
         }
+    }
+
+    #[test]
+    fn every_piece_is_written() {
+        let mut values = vec![0; 1003];
+        for_each_piece(&mut values, 10, || (), |(), index, piece| piece.fill(index));
+        assert!(values.iter().enumerate().all(|(at, value)| *value == at / 10));
+        for_each_piece(&mut values[..0], 10, || (), |(), _, _| panic!("there is none"));
+    }
+
+    #[test]
+    fn a_panic_of_any_thread_is_the_callers() {
+        let me = thread::current().id();
+        for mine in [true, false] {
+            let helped = AtomicUsize::new(0);
+            let work = || {
+                let is_me = thread::current().id() == me;
+                helped.fetch_add(usize::from(!is_me), Ordering::Relaxed);
+                // The caller is not through before somebody has come.
+                while helped.load(Ordering::Relaxed) == 0 {
+                    thread::yield_now();
+                }
+                assert!(is_me != mine, "a part failed");
+            };
+            let caught = panic::catch_unwind(AssertUnwindSafe(|| with_help(3, &work)));
+            let panic = caught.unwrap_err();
+            assert_eq!(panic.downcast_ref::<&str>(), Some(&"a part failed"));
+        }
+        for_each(8, |_| ());
+    }
+
+    #[test]
+    fn who_comes_late_does_nothing() {
+        let count = AtomicUsize::new(0);
+        let work = || {
+            count.fetch_add(1, Ordering::Relaxed);
+        };
+        let help = Help {
+            // SAFETY: nobody calls it.
+            work: unsafe {
+                mem::transmute::<&(dyn Fn() + Sync), &'static (dyn Fn() + Sync)>(&work)
+            },
+            state: AtomicUsize::new(0),
+            caller: thread::current(),
+            panic: Mutex::default(),
+        };
+        drop(Closing(&help));
+        help.give();
+        assert_eq!(count.into_inner(), 0);
     }
 }

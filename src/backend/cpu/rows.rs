@@ -1,7 +1,6 @@
 //! Rows of any element type as floats, in parallel: what the fast paths of norms have in common.
 
-use rayon::prelude::*;
-
+use super::parallel;
 use super::vector_math::{narrow, widen};
 use super::{Reals, RealsMut};
 
@@ -22,19 +21,24 @@ pub fn read(x: &Reals, start: usize, target: &mut [f32]) {
 pub fn write(y: RealsMut, rows: usize, width: usize, fill: impl Fn(usize, &mut [f32]) + Sync) {
     let length = (TASK / width).max(1) * width;
     match y {
-        RealsMut::F32(y) => y[..rows * width]
-            .par_chunks_mut(length)
-            .enumerate()
-            .for_each(|(index, values)| fill(index * length, values)),
-        RealsMut::F16(y) => {
-            y[..rows * width].par_chunks_mut(length).enumerate().for_each_init(
-                || vec![0.0; length],
-                |scratch, (index, halves)| {
-                    let values = &mut scratch[..halves.len()];
+        RealsMut::F32(y) => {
+            let y = &mut y[..rows * width];
+            parallel::for_each_piece(
+                y,
+                length,
+                || (),
+                |(), index, values| {
                     fill(index * length, values);
-                    narrow(values, halves);
                 },
             );
+        }
+        RealsMut::F16(y) => {
+            let (y, scratch) = (&mut y[..rows * width], || vec![0.0; length]);
+            parallel::for_each_piece(y, length, scratch, |scratch, index, halves| {
+                let values = &mut scratch[..halves.len()];
+                fill(index * length, values);
+                narrow(values, halves);
+            });
         }
     }
 }

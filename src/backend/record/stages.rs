@@ -70,6 +70,8 @@ pub struct RecordedStage {
     pub copies: Moved,
     /// Allocations that the pool did not answer.
     pub allocations: Moved,
+    /// Allocations on the host, for what is parked there.
+    pub host_allocations: Moved,
     /// Weights that were copied to the device for a use.
     pub weights: CopiedWeights,
 }

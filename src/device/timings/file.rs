@@ -15,7 +15,7 @@ use crate::tune::database::DeviceKey;
 use crate::{Error, Result};
 
 /// What a file says of itself.
-const FORMAT: &str = "ellesmere timings 2";
+const FORMAT: &str = "ellesmere timings 3";
 /// A file longer than this is not ours.
 const MOST_BYTES: u64 = 16 << 20;
 /// A file with more times than this begins anew: those of kernels as they are no more are in it.
@@ -82,6 +82,12 @@ impl Timings {
         let mut state = self.state();
         self.read_once(&mut state);
         state.seconds.insert(key, seconds);
+    }
+
+    /// Puts a time unless a shorter one is known.
+    pub fn put_least(&self, key: String, seconds: f64) {
+        let known = self.get(&key).unwrap_or(f64::INFINITY);
+        self.put(key, seconds.min(known));
     }
 
     /// Writes everything to the file. What another process wrote there meanwhile is kept.
@@ -204,7 +210,7 @@ mod tests {
         let whole = fs::read_to_string(&path).unwrap();
         for (text, detail) in [
             ("{", "EOF"),
-            (&whole.replace("timings 2", "timings 1"), "format must be"),
+            (&whole.replace("timings 3", "timings 2"), "format must be"),
             (&whole.replace(&device.info().driver, "another"), "another device"),
         ] {
             fs::write(&path, text).unwrap();

@@ -9,10 +9,8 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::super::vector_math::{Level, level};
-use super::super::{Arguments, RealsMut};
+use super::super::{Arguments, RealsMut, parallel};
 use super::lanes::{Lanes, exp2_of_negative};
 use super::places::{Output, Part, Problem};
 use super::tile::{CHUNK, largest, multiply, score, spend, weigh};
@@ -61,7 +59,7 @@ fn run_on(level: Level, problem: &Problem, y: RealsMut) {
     let parts = problem.queries.div_ceil(tiling.task_queries);
     // Neighbouring tasks share a head, whose keys and values then stay in a cache.
     let tasks = problem.samples * problem.heads * parts;
-    (0..tasks).into_par_iter().with_max_len(1).for_each(|index| {
+    parallel::for_each(tasks, |index| {
         let first = index % parts * tiling.task_queries;
         let task = Task {
             sample: index / (parts * problem.heads),
