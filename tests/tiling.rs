@@ -13,6 +13,7 @@ use ellesmere::device::Tiling;
 use ellesmere::memory::MemoryStats;
 use ellesmere::models::vae::{Blend, VaeDecoder, VaeEncoder};
 use ellesmere::models::{ModelFiles, Variant};
+use ellesmere::ops::{self, Activation, Conv2d, Epilogue, GroupNorm, Padding, Weights};
 use ellesmere::pipeline::{InitImage, LoadOptions, Pipeline, Progress, Request, VaeTiling};
 use ellesmere::{DType, Device, DeviceOptions, Tensor};
 use safetensors::SafeTensors;
@@ -298,4 +299,56 @@ fn tiles_that_cannot_be_are_refused_by_name() {
     let request = Request { vae_tiling, vae_tile, ..Request::default() };
     let error = pipeline.generate(&request, &mut |_| ControlFlow::Continue(())).unwrap_err();
     assert!(error.to_string().starts_with("vae tile: expected a multiple of 32"), "{error}");
+}
+
+#[test]
+fn a_convolution_that_is_parked_has_its_norm_read_it_once() {
+    const SHAPE: [usize; 4] = [1, SIDE, SIDE, 64];
+    let drawn = |name: &str, count: usize| random_model::normal_like(name, count);
+    let run = |device: &Device, shape: &[usize]| {
+        let elements = SHAPE.iter().product();
+        let values = drawn("once.x", elements);
+        let x = Tensor::from_slice(device, &SHAPE, DType::F32, &values).unwrap();
+        let weights = Weights::conv2d(device, DType::F32, [64, 64, 3, 3], || {
+            Ok(drawn("once.weights", 64 * 64 * 9))
+        });
+        let params = Conv2d {
+            kernel: [3, 3],
+            stride: 1,
+            padding: Padding::same(1),
+            upsample: false,
+            crop: [0, 0],
+        };
+        let y = ops::conv2d(&x, &weights.unwrap(), &params, Epilogue::default()).unwrap();
+        let y = y.reshape(shape).unwrap();
+        let channels = shape[3];
+        let vector = |name| {
+            let values = drawn(name, channels);
+            Tensor::from_slice(device, &[channels], DType::F32, &values).unwrap()
+        };
+        let (gamma, beta) = (vector("once.gamma"), vector("once.beta"));
+        let written_bytes = || device.recorded().map_or(0, |recorded| recorded.written_bytes);
+        let before = written_bytes();
+        let params = GroupNorm { groups: 8, eps: 1e-5, activation: Activation::Silu };
+        let z = ops::group_norm(&y, None, &gamma, &beta, &params).unwrap();
+        let unparked = (written_bytes() - before) as f64 / (4 * elements) as f64;
+        (z.to_vec().unwrap(), unparked)
+    };
+    // Statistics of a tensor's channels are of no use to one of other channels.
+    for (shape, reads) in [(SHAPE, 1.0), ([1, SIDE, 2 * SIDE, 32], 2.0)] {
+        for device in common::open_devices(&DeviceOptions::default()) {
+            if !device.info().prefers_register_tiles() {
+                continue;
+            }
+            let (expected, _) = run(&device, &shape);
+            let tiling = Tiling::new([SIDE; 2], 8, 64).unwrap().unwrap();
+            let _tiled = device.tile(tiling);
+            let (got, _) = run(&device, &shape);
+            let psnr = psnr_db(RANGE, &expected, &got);
+            assert!(psnr >= 90.0, "{shape:?}, {}: {psnr:.1} dB", device.info().name);
+            let dry = device.dry_run();
+            let _tiled = dry.tile(tiling);
+            assert_eq!(run(&dry, &shape).1, reads, "{shape:?}");
+        }
+    }
 }

@@ -6,7 +6,7 @@ use crate::backend::Buffer;
 use crate::device::{Call, Grid, Tunable, arguments};
 use crate::kernel::Configuration;
 use crate::memory::{Block, Lifetime};
-use crate::tensor::{Band, BandBuffer, Tensor};
+use crate::tensor::{Band, BandBuffer, BandOutput, Tensor};
 use crate::tune::Class;
 use crate::{DType, Error, Result};
 
@@ -27,6 +27,7 @@ const CHUNK: usize = 64;
 /// Chunks of a sample, beyond which merging them would take its time, but for those that bands cut
 /// short.
 const MOST_CHUNKS: usize = 4096;
+
 /// Normalizes each group of channels of `x` and `x2` side by side to mean 0 and variance 1, then
 /// scales by `gamma`, shifts by `beta` and applies an activation.
 ///
@@ -154,6 +155,44 @@ impl<'a> Normed<'a> {
     }
 }
 
+/// Keeps the bands of an op's result, a picture. Of one that is parked it takes the statistics while
+/// each band is on the device, for the norm that reads it next: it need not be read back for them.
+pub(crate) struct Kept {
+    y: Tensor,
+    partials: Option<Block>,
+}
+
+impl Kept {
+    /// Of a result that nothing is written to yet.
+    pub fn new(y: Tensor) -> Result<Self> {
+        let input = Input::new(&y, None);
+        let partials = y.is_parked().then(|| input.partials(input.chunks_of_all(&y.bands())));
+        Ok(Self { partials: partials.transpose()?, y })
+    }
+
+    /// The result.
+    pub fn tensor(&self) -> &Tensor {
+        &self.y
+    }
+
+    /// Keeps what was written of a band.
+    pub fn keep(&self, band: &Band, output: BandOutput) -> Result<()> {
+        if let Some(partials) = &self.partials {
+            let (input, bands) = (Input::new(&self.y, None), self.y.bands());
+            input.statistics(band, &bands, (&output, None), partials)?;
+        }
+        output.keep()
+    }
+
+    /// The result, of which every band was kept.
+    pub fn whole(self) -> Tensor {
+        match self.partials {
+            Some(partials) => self.y.with_statistics(partials),
+            None => self.y,
+        }
+    }
+}
+
 /// One or two tensors read as one.
 struct Input<'a> {
     x: &'a Tensor,
@@ -177,10 +216,9 @@ impl<'a> Input<'a> {
         groups: usize,
     ) -> Result<Self> {
         let error = |detail: String| Err(Error::shape("group_norm", detail));
-        let &[_, _, ref spatial @ .., x_channels] = x.shape() else {
+        let &[_, _, .., mut channels] = x.shape() else {
             return error(format!("x must be [N, .., C] of at least 3 axes, got {:?}", x.shape()));
         };
-        let mut channels = x_channels;
         if let Some(x2) = x2 {
             let (axes, got) = (x.shape().len(), x2.shape());
             if got.len() != axes || got[..axes - 1] != x.shape()[..axes - 1] {
@@ -200,9 +238,17 @@ impl<'a> Input<'a> {
                 return error(format!("{name} must be [{channels}] f32, got {shape:?} {dtype}"));
             }
         }
-        let pixels_per_row: usize = spatial.iter().product();
+        Ok(Self::new(x, x2))
+    }
+
+    /// Of tensors that have three axes and agree.
+    fn new(x: &'a Tensor, x2: Option<&'a Tensor>) -> Self {
+        let channels_of = |tensor: &Tensor| tensor.shape()[tensor.shape().len() - 1];
+        let x_channels = channels_of(x);
+        let pixels_per_row: usize = x.shape()[2..x.shape().len() - 1].iter().product();
         let chunk = CHUNK.max((x.shape()[1] * pixels_per_row).div_ceil(MOST_CHUNKS));
-        Ok(Self { x, x2, channels, x_channels, pixels_per_row, chunk })
+        let channels = x_channels + x2.map_or(0, channels_of);
+        Self { x, x2, channels, x_channels, pixels_per_row, chunk }
     }
 
     fn band(&self, band: &Band) -> Result<(BandBuffer<'a>, Option<BandBuffer<'a>>)> {
@@ -211,6 +257,22 @@ impl<'a> Input<'a> {
 
     fn chunks(&self, band: &Band) -> usize {
         (band.rows.len() * self.pixels_per_row).div_ceil(self.chunk)
+    }
+
+    /// Of a sample that is cut into these bands.
+    fn chunks_of_all(&self, bands: &[Band]) -> usize {
+        let of_first = bands.iter().filter(|band| band.samples.contains(&0));
+        of_first.map(|band| self.chunks(band)).sum()
+    }
+
+    fn floats(&self, count: usize) -> Result<Block> {
+        let bytes = (count * size_of::<f32>()) as u64;
+        self.x.device().memory().allocate(bytes, Lifetime::Transient)
+    }
+
+    /// Room for the statistics of every channel of so many chunks of each sample.
+    fn partials(&self, chunks: usize) -> Result<Block> {
+        self.floats(self.x.shape()[0] * chunks * 2 * self.channels)
     }
 
     fn class(&self, pixels: usize) -> Class {
@@ -235,21 +297,20 @@ impl<'a> Input<'a> {
     fn factors(&self, bands: &[Band], gamma: &Tensor, params: &GroupNorm) -> Result<Block> {
         let device = self.x.device();
         let samples = self.x.shape()[0];
-        let of_first = bands.iter().filter(|band| band.samples.contains(&0));
-        let chunks: usize = of_first.map(|band| self.chunks(band)).sum();
-        let floats = |count: usize| {
-            device.memory().allocate((count * size_of::<f32>()) as u64, Lifetime::Transient)
-        };
-        let partials = floats(samples * chunks * 2 * self.channels)?;
-        let mut first_chunk = 0;
-        for band in bands {
-            if band.rows.start == 0 {
-                first_chunk = 0;
+        let chunks = self.chunks_of_all(bands);
+        let taken;
+        let partials = match self.x.statistics() {
+            Some(known) if self.x2.is_none() && self.x.bands() == bands => known,
+            _ => {
+                taken = self.partials(chunks)?;
+                for band in bands {
+                    let (x, x2) = self.band(band)?;
+                    self.statistics(band, bands, (&x, x2.as_deref()), &taken)?;
+                }
+                &taken
             }
-            self.statistics(band, &partials, chunks, first_chunk)?;
-            first_chunk += self.chunks(band);
-        }
-        let factors = floats(samples * 2 * self.channels)?;
+        };
+        let factors = self.floats(samples * 2 * self.channels)?;
         let pixels_per_band = match bands.len() {
             1 => self.x.shape()[1] * self.pixels_per_row,
             _ => bands[0].rows.len() * self.pixels_per_row,
@@ -289,14 +350,19 @@ impl<'a> Input<'a> {
         Ok(factors)
     }
 
+    /// Of one of `bands`, which lies in `x` and `x2`.
     fn statistics(
         &self,
         band: &Band,
+        bands: &[Band],
+        (x, x2): (&Buffer, Option<&Buffer>),
         partials: &Block,
-        chunks: usize,
-        first_chunk: usize,
     ) -> Result<()> {
-        let (x, x2) = self.band(band)?;
+        let above = bands
+            .iter()
+            .filter(|other| other.samples == band.samples && other.rows.start < band.rows.start);
+        let first_chunk: usize = above.map(|band| self.chunks(band)).sum();
+        let chunks = self.chunks_of_all(bands);
         let pixels = band.rows.len() * self.pixels_per_row;
         let elements = band.samples.len() * pixels * self.channels;
         let class = self.class(pixels);
@@ -310,8 +376,8 @@ impl<'a> Input<'a> {
                 dtype: self.x.dtype(),
                 configuration: &spread.configuration,
                 arguments: &arguments! {
-                    x: &*x,
-                    x2: x2.as_deref(),
+                    x: x,
+                    x2: x2,
                     partials: Output(partials.buffer()),
                     pixels: pixels as u32,
                     channels: self.channels as u32,

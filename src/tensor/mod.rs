@@ -7,7 +7,7 @@ use ndarray::{ArrayD, ArrayViewD, IxDyn};
 
 use crate::backend::{Buffer, CopyRegion};
 use crate::device::Device;
-use crate::memory::Lifetime;
+use crate::memory::{Block, Lifetime};
 use crate::{DType, Error, Result};
 
 mod bytes;
@@ -32,6 +32,8 @@ pub struct Tensor {
     places: Arc<Vec<Place>>,
     /// Rows of one sample in a block; all of them where there is one block.
     rows_per_band: usize,
+    /// What its norm will ask for, taken of its bands before they were parked.
+    statistics: Option<Arc<Block>>,
 }
 
 /// A part of a tensor: rows of samples. Either every sample whole, or some rows of one.
@@ -122,6 +124,7 @@ impl Tensor {
             dtype,
             places: Arc::new(vec![Place::Device(block)]),
             rows_per_band: *shape.get(1).unwrap_or(&1),
+            statistics: None,
         })
     }
 
@@ -211,7 +214,8 @@ impl Tensor {
             }
         }
         let (device, shape) = (device.clone(), shape.to_vec());
-        Ok(Self { device, shape, dtype, places: Arc::new(places), rows_per_band })
+        let places = Arc::new(places);
+        Ok(Self { device, shape, dtype, places, rows_per_band, statistics: None })
     }
 
     /// The same values under another shape: the same memory, unless the tensor lies in several
@@ -226,8 +230,13 @@ impl Tensor {
         if shape.iter().product::<usize>() != self.shape.iter().product::<usize>() {
             return error(format!("{shape:?} does not hold the elements of {:?}", self.shape));
         }
+        if shape == self.shape {
+            return Ok(self.clone());
+        }
         let (mut result, rows) = (self.clone(), *shape.get(1).unwrap_or(&1));
         (result.shape, result.rows_per_band) = (shape.to_vec(), rows);
+        // They are those of channels and rows as they were.
+        result.statistics = None;
         if self.places.len() == 1 {
             return Ok(result);
         }
@@ -267,6 +276,7 @@ impl Tensor {
         {
             result.places = Arc::new(vec![Place::Device(block)]);
             result.rows_per_band = rows;
+            result.statistics = None;
         }
         Ok(result)
     }
@@ -304,6 +314,16 @@ impl Tensor {
         };
         let places = self.bands().into_iter().zip(self.places.iter()).map(unpark);
         Ok(Self { places: Arc::new(places.collect::<Result<_>>()?), ..self.clone() })
+    }
+
+    /// With statistics of its bands.
+    pub(crate) fn with_statistics(self, statistics: Block) -> Self {
+        Self { statistics: Some(Arc::new(statistics)), ..self }
+    }
+
+    /// What it was given of [`Tensor::with_statistics`].
+    pub(crate) fn statistics(&self) -> Option<&Block> {
+        self.statistics.as_deref()
     }
 
     /// Whether its bands wait on the host.

@@ -3,6 +3,7 @@
 use super::{Job, Problem};
 use crate::Result;
 use crate::device::{Call, Tunable, arguments};
+use crate::ops::group_norm::Kept;
 use crate::ops::tiles::{Tile, format_class};
 use crate::tensor::Tensor;
 use crate::tune::Class;
@@ -12,7 +13,8 @@ pub(super) fn run(job: &Job, kernel: &'static str, tile: Tile) -> Result<Tensor>
     let x = job.x;
     let Problem { input, channels, output, outputs, params, .. } = job.problem;
     let terms = params.kernel[0] * params.kernel[1] * channels;
-    let y = job.result()?;
+    let result = Kept::new(job.result()?)?;
+    let y = result.tensor();
     for band in y.bands() {
         let part = job.part(&band)?;
         let rows = y.elements(&band) / outputs;
@@ -67,7 +69,7 @@ pub(super) fn run(job: &Job, kernel: &'static str, tile: Tile) -> Result<Tensor>
                 grid: &|configuration| (tiling.grid)(x.device().info(), &class, configuration),
             },
         )?;
-        y_band.keep()?;
+        result.keep(&band, y_band)?;
     }
-    Ok(y)
+    Ok(result.whole())
 }

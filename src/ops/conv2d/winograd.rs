@@ -18,6 +18,7 @@ use crate::backend::Buffer;
 use crate::device::{Call, Device, Tunable, arguments};
 use crate::info::DeviceInfo;
 use crate::memory::{Block, Lifetime};
+use crate::ops::group_norm::Kept;
 use crate::ops::tiles::{format_class, format_value, local_tiling, register_tiling_of};
 use crate::ops::{Activation, PANEL};
 use crate::tensor::{Band, Tensor};
@@ -76,22 +77,22 @@ pub(super) fn best_tile(problem: &Problem, info: &DeviceInfo) -> Option<usize> {
 
 /// Runs all four kernels for each band of the result.
 pub(super) fn run(job: &Job, tile: usize) -> Result<Tensor> {
-    let y = job.result()?;
-    for band in y.bands() {
+    let result = Kept::new(job.result()?)?;
+    for band in result.tensor().bands() {
         let part = job.part(&band)?;
         let tile_rows = band.rows.len().div_ceil(tile);
         let tile_columns = job.problem.output[1].div_ceil(tile);
         let places = (tile + 2) * (tile + 2);
         let tiles = band.samples.len() * tile_rows * tile_columns;
         let blocks = Blocks::new(&job.problem, places, tiles, job.x.device());
-        let y_band = y.output(&band)?;
+        let y_band = result.tensor().output(&band)?;
         let (y, band) = (&*y_band, &band);
         let pass = Pass { job, part, band, y, tile, places, tile_rows, tile_columns, blocks };
         pass.run(tiles)?;
         drop(pass);
-        y_band.keep()?;
+        result.keep(band, y_band)?;
     }
-    Ok(y)
+    Ok(result.whole())
 }
 
 /// How much is done at a time.

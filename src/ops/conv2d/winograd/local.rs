@@ -9,6 +9,7 @@ use crate::device::{Call, arguments};
 use crate::info::DeviceInfo;
 use crate::memory::Block;
 use crate::ops::PANEL;
+use crate::ops::group_norm::Kept;
 use crate::tensor::Tensor;
 use crate::tune::Class;
 
@@ -45,16 +46,16 @@ pub fn pays(problem: &Problem, info: &DeviceInfo) -> bool {
 
 /// Runs both kernels for each band of the result.
 pub fn run(job: &Job) -> Result<Tensor> {
-    let y = job.result()?;
+    let result = Kept::new(job.result()?)?;
     let Problem { channels, outputs, output: [_, width], .. } = job.problem;
     let places = (TILE + 2) * (TILE + 2);
     let panel_bytes = places * channels * PANEL * size_of::<f32>();
     let most_bytes = job.x.device().memory().max_allocation_bytes() as usize;
     let panels = evenly(outputs.div_ceil(PANEL), MOST_BYTES.min(most_bytes) / panel_bytes);
-    for band in y.bands() {
+    for band in result.tensor().bands() {
         let (tile_rows, tile_columns) = (band.rows.len().div_ceil(TILE), width.div_ceil(TILE));
         let tiles = band.samples.len() * tile_rows * tile_columns;
-        let y_band = y.output(&band)?;
+        let y_band = result.tensor().output(&band)?;
         let pass = Pass {
             job,
             part: job.part(&band)?,
@@ -74,9 +75,9 @@ pub fn run(job: &Job) -> Result<Tensor> {
             pass.convolve(&block, &transformed)?;
         }
         drop((pass, transformed));
-        y_band.keep()?;
+        result.keep(&band, y_band)?;
     }
-    Ok(y)
+    Ok(result.whole())
 }
 
 impl Pass<'_> {
