@@ -1,7 +1,7 @@
 //! Parts of pictures that wait on the host, counted beside the device's memory.
 
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::MemoryManager;
 use crate::backend::pages;
@@ -13,11 +13,12 @@ use crate::{Error, Result};
 const CHUNK: usize = 8 << 20;
 
 /// A place on the host for what a device has no room for: counted by the device's manager from
-/// when it is filled until it is dropped, under no budget.
+/// when it is filled until it is released or dropped, under no budget.
 #[derive(Debug)]
 pub struct ParkedBlock {
     bytes: u64,
-    chunks: OnceLock<Vec<Vec<u8>>>,
+    /// `None` before it is filled, and once it is released.
+    chunks: Mutex<Option<Vec<Vec<u8>>>>,
     manager: Arc<MemoryManager>,
 }
 
@@ -67,7 +68,8 @@ impl ParkedBlock {
 
     fn keep(&self, chunks: Vec<Vec<u8>>) {
         self.manager.state().stats.parked(self.bytes);
-        self.chunks.set(chunks).expect("a band is written once");
+        let before = self.chunks().replace(chunks);
+        assert!(before.is_none(), "a band is written once");
     }
 
     /// Gives the bytes of `range`, in order, piece by piece, each with its offset in the range.
@@ -78,13 +80,14 @@ impl ParkedBlock {
     ///
     /// # Panics
     ///
-    /// If it was not filled: a bug of this crate.
+    /// If it was not filled, or is released: a bug of this crate.
     pub fn read(
         &self,
         range: Range<usize>,
         mut take: impl FnMut(usize, &[u8]) -> Result<()>,
     ) -> Result<()> {
-        let chunks = self.chunks.get().expect("a band is written before it is read");
+        let chunks = self.chunks();
+        let chunks = chunks.as_ref().expect("a band is read while it is there");
         for (index, chunk) in chunks.iter().enumerate() {
             let start = index * CHUNK;
             let (first, end) = (range.start.max(start), range.end.min(start + chunk.len()));
@@ -94,11 +97,15 @@ impl ParkedBlock {
         }
         Ok(())
     }
-}
 
-impl Drop for ParkedBlock {
-    fn drop(&mut self) {
-        let Some(chunks) = self.chunks.take() else { return };
+    fn chunks(&self) -> MutexGuard<'_, Option<Vec<Vec<u8>>>> {
+        // They are put there and taken away as one.
+        self.chunks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leaves what it holds to others: nobody reads it any more.
+    pub fn release(&self) {
+        let Some(chunks) = self.chunks().take() else { return };
         let mut state = self.manager.state();
         state.stats.unparked(self.bytes);
         let parts = self.parts().zip(chunks);
@@ -110,10 +117,16 @@ impl Drop for ParkedBlock {
     }
 }
 
+impl Drop for ParkedBlock {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
 impl MemoryManager {
     /// A place for `bytes` bytes on the host, not yet filled.
     pub fn parked_block(self: &Arc<Self>, bytes: u64) -> ParkedBlock {
-        ParkedBlock { bytes, chunks: OnceLock::new(), manager: Arc::clone(self) }
+        ParkedBlock { bytes, chunks: Mutex::default(), manager: Arc::clone(self) }
     }
 
     /// What a parked block has left, if that was a whole chunk and is to be one.
@@ -170,6 +183,20 @@ mod tests {
         assert_eq!([second.bytes() as usize, manager.state().spare_chunks.len()], [CHUNK + 3, 1]);
         drop((second, stays));
         assert_eq!(manager.state().spare_chunks.capacity(), 0, "nothing waits, so nothing is kept");
+    }
+
+    #[test]
+    fn what_is_released_is_counted_no_more() {
+        let manager = crate::memory::tests::manager(1 << 20, 1 << 20);
+        let blocks = [1, 2].map(|chunks| manager.parked_block(chunks * CHUNK as u64));
+        blocks.iter().for_each(|block| block.fill(|_, _| Ok(())).unwrap());
+        blocks[0].release();
+        assert_eq!(manager.state().stats.parked_bytes, 2 * CHUNK as u64);
+        assert_eq!(manager.state().spare_chunks.len(), 1);
+        blocks[0].release();
+        drop(blocks);
+        assert_eq!(manager.state().stats.parked_bytes, 0);
+        assert!(manager.state().spare_chunks.is_empty());
     }
 
     #[test]

@@ -89,6 +89,20 @@ impl Linear {
         self.run(x, x2, Activation::None, None)
     }
 
+    /// As [`Linear::of_both`], of what nobody reads afterwards: what is parked of it on the host makes
+    /// room for the result.
+    ///
+    /// # Errors
+    ///
+    /// As [`Linear::of_both`].
+    pub(crate) fn of_both_at_last(&self, x: Tensor, x2: Option<Tensor>) -> Result<Tensor> {
+        match self.weights.pieces() {
+            [_] => self.of_both(&x.read_once(), x2.map(Tensor::read_once).as_ref()),
+            // Each piece reads all of it.
+            _ => self.of_both(&x, x2.as_ref()),
+        }
+    }
+
     fn run(
         &self,
         x: &Tensor,

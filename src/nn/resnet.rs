@@ -106,10 +106,9 @@ impl Resnet {
             x.device().memory().trim();
         }
         let residual = match &self.shortcut {
-            Some(shortcut) => shortcut.of_both(&x, x2.as_ref())?,
-            None => x.clone(),
+            Some(shortcut) => shortcut.of_both_at_last(x, x2)?,
+            None => x,
         };
-        drop((x, x2));
         self.conv2.of_normed(&self.norm2, hidden, Some(&residual))
     }
 }

@@ -34,6 +34,8 @@ pub struct Tensor {
     rows_per_band: usize,
     /// What its norm will ask for, taken of its bands before they were parked.
     statistics: Option<Arc<Block>>,
+    /// Whether a parked band is given up as it is read.
+    is_read_once: bool,
 }
 
 /// A part of a tensor: rows of samples. Either every sample whole, or some rows of one.
@@ -125,6 +127,7 @@ impl Tensor {
             places: Arc::new(vec![Place::Device(block)]),
             rows_per_band: *shape.get(1).unwrap_or(&1),
             statistics: None,
+            is_read_once: false,
         })
     }
 
@@ -215,7 +218,8 @@ impl Tensor {
         }
         let (device, shape) = (device.clone(), shape.to_vec());
         let places = Arc::new(places);
-        Ok(Self { device, shape, dtype, places, rows_per_band, statistics: None })
+        let (statistics, is_read_once) = (None, false);
+        Ok(Self { device, shape, dtype, places, rows_per_band, statistics, is_read_once })
     }
 
     /// The same values under another shape: the same memory, unless the tensor lies in several
@@ -316,6 +320,12 @@ impl Tensor {
         Ok(Self { places: Arc::new(places.collect::<Result<_>>()?), ..self.clone() })
     }
 
+    /// For an op that reads each of its bands once and is the last to do so: what is parked of it
+    /// leaves its place to what the op parks. Where others hold the tensor as well, it stays.
+    pub(crate) fn read_once(self) -> Self {
+        Self { is_read_once: Arc::strong_count(&self.places) == 1, ..self }
+    }
+
     /// With statistics of its bands.
     pub(crate) fn with_statistics(self, statistics: Block) -> Self {
         Self { statistics: Some(Arc::new(statistics)), ..self }
@@ -406,9 +416,8 @@ impl Tensor {
     /// device, else a copy.
     pub(crate) fn band(&self, band: &Band) -> Result<BandBuffer<'_>> {
         let own = self.bands();
-        if let Some(index) = own.iter().position(|own| own == band)
-            && let Place::Device(block) = &self.places[index]
-        {
+        let place = own.iter().position(|own| own == band).map(|index| &self.places[index]);
+        if let Some(Place::Device(block)) = place {
             return Ok(BandBuffer::Own(block.buffer()));
         }
         let row = self.row_elements();
@@ -419,6 +428,9 @@ impl Tensor {
             let elements = band.rows.start * row..band.rows.end * row;
             let offset = index as u64 * sample_bytes;
             self.copy_elements(sample, elements, target.buffer(), offset)?;
+        }
+        if let Some(Place::Parked(home)) = place.filter(|_| self.is_read_once) {
+            home.release();
         }
         Ok(BandBuffer::Gathered(target))
     }
