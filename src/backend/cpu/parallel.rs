@@ -64,16 +64,9 @@ fn with_help(helpers: usize, work: &(dyn Fn() + Sync)) {
     if helpers == 0 {
         return work();
     }
-    // SAFETY: `work` is called by those alone who have entered, and `Closing` waits for them before
-    // this function ends, also by a panic.
-    let work: &'static (dyn Fn() + Sync) = unsafe { mem::transmute(work) };
-    let help = Arc::new(Help {
-        work,
-        state: AtomicUsize::new(0),
-        caller: thread::current(),
-        panic: Mutex::default(),
-    });
+    let help = Arc::new(Help::with(work));
     {
+        // Before `work` goes out of sight, also by a panic.
         let _closing = Closing(&help);
         for _ in 0..helpers {
             let help = Arc::clone(&help);
@@ -89,7 +82,8 @@ fn with_help(helpers: usize, work: &(dyn Fn() + Sync)) {
 
 /// What threads help with as long as it is open.
 struct Help {
-    work: &'static (dyn Fn() + Sync),
+    /// There as long as it is open, or somebody is helping.
+    work: *const (dyn Fn() + Sync),
     /// How many are helping, and [`CLOSED`] once nobody may begin to.
     state: AtomicUsize,
     caller: Thread,
@@ -101,13 +95,28 @@ const CLOSED: usize = 1 << (usize::BITS - 1);
 /// How often the caller looks whether all have left before it sleeps: some ten microseconds.
 const LOOKS: u32 = 2000;
 
+// SAFETY: what `work` points to is `Sync`; all else is `Send` and `Sync` by itself.
+unsafe impl Send for Help {}
+// SAFETY: as above.
+unsafe impl Sync for Help {}
+
 impl Help {
+    /// Open. It is to be closed, by [`Closing`], before `work` is no more.
+    fn with(work: &(dyn Fn() + Sync)) -> Self {
+        // SAFETY: the same pointer; that it may outlive what it points to is what `state` is for.
+        let work: *const (dyn Fn() + Sync + 'static) = unsafe { mem::transmute(work) };
+        let (state, panic) = (AtomicUsize::new(0), Mutex::default());
+        Self { work, state, caller: thread::current(), panic }
+    }
+
     fn give(&self) {
         let enter = |state| (state & CLOSED == 0).then_some(state + 1);
         if self.state.fetch_update(Ordering::Acquire, Ordering::Relaxed, enter).is_err() {
             return;
         }
-        if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(self.work)) {
+        // SAFETY: it was open, so `work` is there until this has left.
+        let work = unsafe { &*self.work };
+        if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(work)) {
             let mut kept = self.panic.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             kept.get_or_insert(panic);
         }
@@ -191,15 +200,7 @@ mod tests {
         let work = || {
             count.fetch_add(1, Ordering::Relaxed);
         };
-        let help = Help {
-            // SAFETY: nobody calls it.
-            work: unsafe {
-                mem::transmute::<&(dyn Fn() + Sync), &'static (dyn Fn() + Sync)>(&work)
-            },
-            state: AtomicUsize::new(0),
-            caller: thread::current(),
-            panic: Mutex::default(),
-        };
+        let help = Help::with(&work);
         drop(Closing(&help));
         help.give();
         assert_eq!(count.into_inner(), 0);
