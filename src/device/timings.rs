@@ -162,15 +162,18 @@ impl Device {
     /// for 64 MiB, [`Error::Device`].
     pub fn transfer_rates(&self) -> Result<TransferRates> {
         let timings = &self.inner.timings;
-        let is_unknown = |kind, bytes| timings.get(&transfer_key(kind, bytes)).is_none();
+        let is_unknown = |kinds: &[&str], bytes| {
+            kinds.iter().any(|kind| timings.get(&transfer_key(kind, bytes)).is_none())
+        };
+        let kinds = [WRITE, READ, COPY, FRESH_READ, KNOWN_WRITE, FRESH_WRITE];
         let unknown: Vec<u64> =
-            TRANSFERS.into_iter().filter(|bytes| is_unknown(READ, *bytes)).collect();
-        let fresh = is_unknown(FRESH_WRITE, FRESH_BYTES).then_some(FRESH_BYTES);
+            TRANSFERS.into_iter().filter(|bytes| is_unknown(&kinds, *bytes)).collect();
+        let fresh = is_unknown(&[KNOWN_WRITE, FRESH_WRITE], FRESH_BYTES).then_some(FRESH_BYTES);
         if unknown.is_empty() && fresh.is_none() {
             return Ok(self.known_rates().expect("all transfers were measured"));
         }
         let bench = self.beside()?;
-        let mut host = HostPieces::new()?;
+        let mut host = HostPieces::default();
         let mut measure = || {
             for &bytes in &unknown {
                 bench.measure_transfers(bytes, &mut host, timings)?;
@@ -375,9 +378,9 @@ impl Device {
         let allocate = || self.memory().allocate(bytes, Lifetime::Resident);
         let [first, second] = [allocate()?, allocate()?];
         let (source, target) = (first.buffer(), second.buffer());
-        backend.write(target, 0, host.next(bytes))?;
-        let write =
-            self.usual(&mut || all().try_for_each(|_| backend.write(source, 0, host.next(bytes))))?;
+        backend.write(target, 0, host.next(bytes)?)?;
+        let write = self
+            .usual(&mut || all().try_for_each(|_| backend.write(source, 0, host.next(bytes)?)))?;
         let copy = self.usual(&mut || {
             all().try_for_each(|_| {
                 backend.copy(&CopyRegion {
@@ -393,7 +396,7 @@ impl Device {
             })
         })?;
         let read =
-            self.usual(&mut || all().try_for_each(|_| backend.read(source, 0, host.next(bytes))))?;
+            self.usual(&mut || all().try_for_each(|_| backend.read(source, 0, host.next(bytes)?)))?;
         let fresh = self.usual(&mut || {
             all().try_for_each(|_| backend.read(source, 0, &mut memory::zeros(bytes as usize)?))
         })?;
@@ -432,24 +435,24 @@ impl Device {
 
 /// What transfers are measured with on the host: other bytes each time, as what a model moves has left
 /// the caches since it was there last.
+#[derive(Default)]
 struct HostPieces {
+    /// Nothing before the first is asked for: what the device has no room for needs none.
     all: Vec<u8>,
     next: usize,
 }
 
 impl HostPieces {
-    fn new() -> Result<Self> {
-        let mut all = memory::zeros(CACHED_BYTES as usize)?;
-        let piece = drawn(1 << 20);
-        all.chunks_mut(piece.len()).for_each(|chunk| chunk.copy_from_slice(&piece[..chunk.len()]));
-        Ok(Self { all, next: 0 })
-    }
-
-    fn next(&mut self, bytes: u64) -> &mut [u8] {
+    fn next(&mut self, bytes: u64) -> Result<&mut [u8]> {
+        if self.all.is_empty() {
+            self.all = memory::zeros(CACHED_BYTES as usize)?;
+            let piece = drawn(1 << 20);
+            self.all.chunks_exact_mut(piece.len()).for_each(|chunk| chunk.copy_from_slice(&piece));
+        }
         let bytes = bytes as usize;
         let start = if self.next + bytes > self.all.len() { 0 } else { self.next };
         self.next = start + bytes;
-        &mut self.all[start..self.next]
+        Ok(&mut self.all[start..self.next])
     }
 }
 
@@ -554,6 +557,17 @@ mod tests {
         approx::assert_relative_eq!(rate.seconds(1, 2 * large), beyond, max_relative = 1e-9);
         approx::assert_relative_eq!(rate.seconds_of_a_part(large / 8), 1e-3 / 8.0);
         assert_eq!(rate.seconds(0, 0), 0.0);
+    }
+
+    #[test]
+    fn what_a_file_leaves_out_is_measured() {
+        let device = Device::cpu();
+        for bytes in TRANSFERS {
+            device.inner.timings.put(transfer_key(READ, bytes), 1e-3);
+        }
+        device.inner.timings.put(transfer_key(FRESH_WRITE, FRESH_BYTES), 1e-3);
+        let rates = device.transfer_rates().unwrap();
+        assert_eq!(device.known_rates(), Some(rates));
     }
 
     #[test]
