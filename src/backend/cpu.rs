@@ -316,14 +316,9 @@ impl Timer for Measured {
 const COPY_BYTES: usize = 512 << 10;
 
 fn copy_bytes(source: &[u8], target: &mut [u8]) {
-    parallel::for_each_piece(
-        target,
-        COPY_BYTES,
-        || (),
-        |(), index, piece| {
-            piece.copy_from_slice(&source[index * COPY_BYTES..][..piece.len()]);
-        },
-    );
+    parallel::for_each_piece(target, COPY_BYTES, |index, piece| {
+        piece.copy_from_slice(&source[index * COPY_BYTES..][..piece.len()]);
+    });
 }
 
 /// The bytes `offset..offset + length` of a buffer of this backend.

@@ -23,14 +23,9 @@ pub fn fast(arguments: &Arguments) {
     match (x, y) {
         (Reals::F32(x), RealsMut::F16(y)) => {
             let y = &mut y[..elements];
-            parallel::for_each_piece(
-                y,
-                TASK,
-                || (),
-                |(), index, y| {
-                    narrow(&x[index * TASK..][..y.len()], y);
-                },
-            );
+            parallel::for_each_piece(y, TASK, |index, y| {
+                narrow(&x[index * TASK..][..y.len()], y);
+            });
         }
         (x, y) => rows::write(y, elements, 1, |start, values| rows::read(&x, start, values)),
     }

@@ -62,31 +62,26 @@ pub fn fast(arguments: &Arguments) {
     let total = (pixels * width) as f64;
     let samples = arguments.size("samples");
     let mut statistics = vec![(0.0, 0.0); samples * groups];
-    parallel::for_each_piece(
-        &mut statistics,
-        1,
-        || (),
-        |(), index, statistics| {
-            let (sample, group) = (index / groups, index % groups);
-            let chunk_of = |index: usize| {
-                let start = (sample * chunks + index) * 2 * channels + group * width;
-                (&partials[start..start + width], &partials[start + channels..][..width])
-            };
-            let mut sum = 0.0;
-            for (index, count) in counts.iter().enumerate() {
-                sum += count * chunk_of(index).0.iter().map(|mean| f64::from(*mean)).sum::<f64>();
+    parallel::for_each_piece(&mut statistics, 1, |index, statistics| {
+        let (sample, group) = (index / groups, index % groups);
+        let chunk_of = |index: usize| {
+            let start = (sample * chunks + index) * 2 * channels + group * width;
+            (&partials[start..start + width], &partials[start + channels..][..width])
+        };
+        let mut sum = 0.0;
+        for (index, count) in counts.iter().enumerate() {
+            sum += count * chunk_of(index).0.iter().map(|mean| f64::from(*mean)).sum::<f64>();
+        }
+        let mean = sum / total;
+        let mut squares = 0.0;
+        for (index, count) in counts.iter().enumerate() {
+            let (means, within) = chunk_of(index);
+            for (other, within) in means.iter().zip(within) {
+                squares += f64::from(*within) + count * (f64::from(*other) - mean).powi(2);
             }
-            let mean = sum / total;
-            let mut squares = 0.0;
-            for (index, count) in counts.iter().enumerate() {
-                let (means, within) = chunk_of(index);
-                for (other, within) in means.iter().zip(within) {
-                    squares += f64::from(*within) + count * (f64::from(*other) - mean).powi(2);
-                }
-            }
-            statistics[0] = (mean, 1.0 / (squares / total + eps).sqrt());
-        },
-    );
+        }
+        statistics[0] = (mean, 1.0 / (squares / total + eps).sqrt());
+    });
     let factors = arguments.floats_out("factors");
     for (sample, factors) in factors.chunks_exact_mut(2 * channels).take(samples).enumerate() {
         let (means, scales) = factors.split_at_mut(channels);

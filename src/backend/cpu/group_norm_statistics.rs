@@ -47,7 +47,7 @@ pub fn fast(arguments: &Arguments) {
     let first = arguments.size("first_sample") * chunks + arguments.size("first_chunk");
     let partials = &mut arguments.floats_out("partials")[2 * first * channels..];
     let partials = &mut partials[..2 * samples * own_chunks * channels];
-    parallel::for_each_piece(partials, 2 * channels, Vec::new, |scratch, index, partial| {
+    parallel::for_each_piece_init(partials, 2 * channels, Vec::new, |scratch, index, partial| {
         let (sample, start) = (index / own_chunks, index % own_chunks * chunk);
         let count = chunk.min(pixels - start);
         let pixel = sample * pixels + start;

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, Thread};
 use std::{hint, mem};
 
@@ -43,7 +43,16 @@ pub fn for_each_init<S>(
 
 /// Has `part` write every `length` values, and what is left at the end: it is told the number of the
 /// piece.
-pub fn for_each_piece<T: Send, S>(
+pub fn for_each_piece<T: Send>(
+    values: &mut [T],
+    length: usize,
+    part: impl Fn(usize, &mut [T]) + Sync,
+) {
+    for_each_piece_init(values, length, || (), |(), index, piece| part(index, piece));
+}
+
+/// As [`for_each_piece`], with what `new` makes for each thread.
+pub fn for_each_piece_init<T: Send, S>(
     values: &mut [T],
     length: usize,
     new: impl Fn() -> S + Sync,
@@ -74,7 +83,7 @@ fn with_help(helpers: usize, work: &(dyn Fn() + Sync)) {
         }
         work();
     }
-    let panic = help.panic.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+    let panic = help.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(panic) = panic {
         panic::resume_unwind(panic);
     }
@@ -117,7 +126,7 @@ impl Help {
         // SAFETY: it was open, so `work` is there until this has left.
         let work = unsafe { &*self.work };
         if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(work)) {
-            let mut kept = self.panic.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let mut kept = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
             kept.get_or_insert(panic);
         }
         if self.state.fetch_sub(1, Ordering::Release) == CLOSED + 1 {
@@ -168,9 +177,9 @@ mod tests {
     #[test]
     fn every_piece_is_written() {
         let mut values = vec![0; 1003];
-        for_each_piece(&mut values, 10, || (), |(), index, piece| piece.fill(index));
+        for_each_piece(&mut values, 10, |index, piece| piece.fill(index));
         assert!(values.iter().enumerate().all(|(at, value)| *value == at / 10));
-        for_each_piece(&mut values[..0], 10, || (), |(), _, _| panic!("there is none"));
+        for_each_piece(&mut values[..0], 10, |_, _| panic!("there is none"));
     }
 
     #[test]

@@ -23,18 +23,13 @@ pub fn write(y: RealsMut, rows: usize, width: usize, fill: impl Fn(usize, &mut [
     match y {
         RealsMut::F32(y) => {
             let y = &mut y[..rows * width];
-            parallel::for_each_piece(
-                y,
-                length,
-                || (),
-                |(), index, values| {
-                    fill(index * length, values);
-                },
-            );
+            parallel::for_each_piece(y, length, |index, values| {
+                fill(index * length, values);
+            });
         }
         RealsMut::F16(y) => {
             let (y, scratch) = (&mut y[..rows * width], || vec![0.0; length]);
-            parallel::for_each_piece(y, length, scratch, |scratch, index, halves| {
+            parallel::for_each_piece_init(y, length, scratch, |scratch, index, halves| {
                 let values = &mut scratch[..halves.len()];
                 fill(index * length, values);
                 narrow(values, halves);
